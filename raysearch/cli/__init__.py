@@ -1,0 +1,41 @@
+"""The command line: one thin command per stage; heavy imports happen inside the commands.
+
+Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the work failed,
+2 the input cannot be used, 130 interrupted.
+"""
+
+import sys
+
+import typer
+
+from raysearch.errors import RaysearchError
+
+app = typer.Typer(
+    name="raysearch",
+    help="From a labelled pile of small images to a verified ensemble, in one command.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _register() -> None:
+    from raysearch.cli import artifact, data, run
+
+    app.add_typer(data.app, name="data")
+    run.register(app)
+    artifact.register(app)
+
+
+def main() -> None:
+    """Entry point of the ``raysearch`` command."""
+    _register()
+    try:
+        app()
+    except RaysearchError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,126 @@
+"""`TrainConfig`: everything that one training run needs, frozen, validated, with units."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from raysearch.errors import ConfigError, did_you_mean
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ModelConfig(BaseModel):
+    """A network's name and its own options, e.g. ``{name: vgg, width: 32, dropout: 0.2}``.
+
+    The options are checked against the builder's signature by `raysearch.models.registry`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.__pydantic_extra__ or {})
+
+
+class AugmentConfig(_Part):
+    """Random changes to a training image, drawn per image; 0 turns one off."""
+
+    mirror: Fraction = 0.5
+    """Probability of a left-right flip."""
+    shift: Fraction = 0.0
+    """Largest shift in each direction, as a fraction of the side."""
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation either way, in degrees."""
+    zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of size either way: 0.1 draws a scale from [0.9, 1.1]."""
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest relative change of contrast about the image's mean, either way."""
+    noise: NonNegative = 0.0
+    """Largest standard deviation of added Gaussian noise, in units of the full pixel range."""
+    erase: Fraction = 0.0
+    """Side of the square that is blanked out, as a fraction of the image's side."""
+
+
+class TrainConfig(_Part):
+    """One training run. Equal configurations and seeds give equal runs on equal hardware."""
+
+    model: ModelConfig
+    """The network: a name, or a mapping of its name and options."""
+    image_size: Annotated[int, Field(ge=8, le=1024)] = 48
+    """Side in pixels that images are resized to on the device."""
+    normalize: Literal["dataset", "per_image"] = "dataset"
+    """Subtract and divide by the training set's mean and deviation, or by each image's own."""
+    epochs: Annotated[int, Field(ge=1)] = 20
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images per optimizer step, over all workers."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """SGD with Nesterov momentum 0.9, or AdamW."""
+    lr: Positive = 0.05
+    """Peak learning rate."""
+    schedule: Literal["cosine", "one_cycle"] = "one_cycle"
+    """Cosine decay from the peak, or a linear rise over `warmup` and then cosine decay."""
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Share of all steps over which one-cycle rises to its peak."""
+    weight_decay: NonNegative = 5e-4
+    """On weights of two or more dimensions; biases and norms are never decayed.
+    SGD: classic L2, added to the gradient. AdamW: decoupled."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    mixup: NonNegative = 0.0
+    """Alpha of the Beta distribution that mixing shares are drawn from; 0 is none."""
+    augment: AugmentConfig = AugmentConfig()
+    ema: NonNegative = 0.5
+    """Horizon of the exponential moving average of the weights, in epochs; 0 is none."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Autocast type; auto takes bf16 where the device has matrix units for it."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_by_name(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("model"), str):
+            return {**values, "model": {"name": values["model"]}}
+        return values
+
+
+def parse_train_config(values: Any, where: str = "the configuration") -> TrainConfig:
+    """A `TrainConfig` from plain values; `ConfigError` names the field, the value and the rule.
+
+    ``where`` opens the message: a file name, a trial.
+    """
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where} must be a mapping of field to value, but got {values!r}.")
+    try:
+        return TrainConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {describe(error, TrainConfig)}") from None
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault in words: field, value found, rule, and the nearest known name."""
+    first = error.errors()[0]
+    field = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = field_names(model, first["loc"][:-1])
+        hint = did_you_mean(str(first["loc"][-1]), known)
+        return f"unknown field {field!r}{hint}. Known here: {', '.join(known)}."
+    if first["type"] == "missing":
+        return f"the field {field!r} is missing."
+    return f"{field}: {first['msg']}, but got {first['input']!r}."
+
+
+def field_names(model: type[BaseModel], path: tuple = ()) -> list[str]:
+    """Names of the fields of ``model``, or of the part of it at ``path``."""
+    for part in path:
+        field = model.model_fields.get(str(part))
+        if field is None or not isinstance(field.annotation, type):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

@@ -1,0 +1,1 @@
+"""Networks: uint8 images in `preprocess`, logits out of `registry.build_model`."""

@@ -1,0 +1,1 @@
+"""One training run in plain PyTorch; it knows nothing of the search."""

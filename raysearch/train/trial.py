@@ -1,0 +1,128 @@
+"""The folder of one trial: what it was, how it went, and what it leaves for the ensemble.
+
+    config.json                 `TrialRecord`
+    metrics.csv                 one row an epoch
+    status.json                 {"status", "epochs", "error"}
+    checkpoint/                 newest state, for resume
+    best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
+    best/raw.safetensors        the unaveraged ones, where the best epoch was the last
+    validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter
+from torch import nn
+
+from raysearch.config import TrainConfig, parse_train_config
+from raysearch.data.dataset import Dataset
+from raysearch.errors import ArtifactError
+from raysearch.files import write_json
+from raysearch.models.preprocess import Preprocess
+from raysearch.models.registry import build_model
+
+STATUSES = (
+    "pending",
+    "running",
+    "completed",
+    "pruned",
+    "interrupted",
+    "diverged",
+    "out_of_memory",
+    "failed",
+)
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """All that is needed to build a trial's network again, without the data.
+
+    ``mean`` and ``std`` are per channel, of the training split, in units of [0, 1].
+    """
+
+    trial: int
+    train: TrainConfig
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    data_fingerprint: str
+    parameters: int
+
+    def build(self) -> tuple[Preprocess, nn.Module]:
+        """Preprocessing and the network, its weights freshly initialized."""
+        train = self.train
+        preprocess = Preprocess(
+            train.normalize, train.image_size, list(self.mean), list(self.std)
+        )
+        network = build_model(train.model, self.shape[0], len(self.classes), train.image_size)
+        return preprocess, network
+
+    def to_json(self) -> dict:
+        return asdict(self) | {"train": self.train.model_dump(mode="json")}
+
+    @classmethod
+    def from_json(cls, values: dict, where: str) -> "TrialRecord":
+        """Raises `ConfigError` or `ArtifactError` naming ``where``."""
+        try:
+            train = parse_train_config(values["train"], where)
+            rest = {key: value for key, value in values.items() if key != "train"}
+            return TypeAdapter(cls).validate_python({**rest, "train": train})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ArtifactError(f"{where} is not a trial's configuration: {error}") from None
+
+
+def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: int) -> TrialRecord:
+    return TrialRecord(
+        trial=trial,
+        train=train,
+        classes=dataset.classes,
+        shape=dataset.shape,
+        mean=dataset.mean,
+        std=dataset.std,
+        data_fingerprint=dataset.fingerprint,
+        parameters=parameters,
+    )
+
+
+class TrialFolder:
+    """Names and readers of the files in one trial's folder."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.metrics = self.path / "metrics.csv"
+        self.status = self.path / "status.json"
+        self.checkpoint = self.path / "checkpoint"
+        self.best = self.path / "best"
+        self.validation = self.path / "validation.arrow"
+
+    def write_record(self, record: TrialRecord) -> None:
+        write_json(self.config, record.to_json())
+
+    def read_record(self) -> TrialRecord:
+        """Raises `ArtifactError` where config.json is missing or torn."""
+        try:
+            values = json.loads(self.config.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ArtifactError(f"{self.config} cannot be read: {error}") from None
+        return TrialRecord.from_json(values, str(self.config))
+
+    def write_status(self, status: str, epochs: int, error: str = "") -> None:
+        assert status in STATUSES, status
+        write_json(self.status, {"status": status, "epochs": epochs, "error": error})
+
+    def read_status(self) -> dict:
+        """``{"status": "pending", ...}`` where none was written yet."""
+        try:
+            return json.loads(self.status.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {"status": "pending", "epochs": 0, "error": ""}
+
+
+def trial_folders(run: Path | str) -> list[TrialFolder]:
+    """The folders ``RUN/trials/<number>`` in order of their numbers."""
+    paths = [p for p in (Path(run) / "trials").glob("*") if p.name.isdigit() and p.is_dir()]
+    return [TrialFolder(path) for path in sorted(paths, key=lambda p: int(p.name))]

@@ -1,0 +1,30 @@
+"""What all tests share: where the real data is, and small images made on the spot."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def fer2013_archive() -> Path | None:
+    """The image archive named by RAYSEARCH_FER2013, or one in ../shared/data beside the checkout."""
+    named = os.environ.get("RAYSEARCH_FER2013")
+    beside = Path(__file__).parents[2] / "shared" / "data" / "fer2013" / "fer2013.zip"
+    for path in ([Path(named)] if named else []) + [beside]:
+        if path.is_file():
+            return path
+    return None
+
+
+@pytest.fixture(scope="session")
+def fer2013_zip() -> Path:
+    archive = fer2013_archive()
+    if archive is None:
+        pytest.skip("the FER2013 archive is not here; name it in RAYSEARCH_FER2013")
+    return archive
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
