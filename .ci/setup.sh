@@ -48,6 +48,7 @@ pip_install() {
 }
 
 install_with() {
+    say "installing into $venv; the first time downloads about 3 GB, mostly torch with CUDA"
     "$1" pip install $quiet --python "$venv/bin/python" -c constraints.txt -e '.[dev]'
 }
 
@@ -55,7 +56,6 @@ python=$(find_python "${1:-}")
 if [ -n "${1:-}" ] && [ -z "$python" ]; then
     fail "raysearch needs Python 3.11 to 3.13, but $1 is not one that runs."
 fi
-say "installing into $venv; the first time downloads about 3 GB, torch with CUDA for the most part"
 if command -v uv >/dev/null 2>&1; then
     rm -rf "$venv"
     uv venv --quiet --python "${python:-3.13}" "$venv"
