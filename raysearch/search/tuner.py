@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
-from raysearch.errors import RunError
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
 from raysearch.search.sampler import METRIC, StudySearcher, open_study
@@ -93,6 +91,7 @@ def run_search(
 def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
     """The executor of ``plan``, with what every trial is given and what it needs to start."""
     if plan.executor == "inline":
+
         def inline(config: dict[str, Any]) -> None:
             train_inline(payload | config)
 
