@@ -63,6 +63,23 @@ def check_model(model: ModelConfig, image_size: int, channels: int = 1, classes:
         _check_by_building(model, image_size, channels, classes)
 
 
+def faulty_option(model: ModelConfig, image_size: int) -> str | None:
+    """The option to blame where `check_model` fails: one that is unknown, or without which the
+    network can be built. None where no single one is."""
+    if model.name.startswith(_TIMM) or model.name in BUILDERS:
+        unknown = unknown_option(model)
+        if unknown:
+            return unknown
+    for option in model.options:
+        rest = {name: value for name, value in model.options.items() if name != option}
+        try:
+            check_model(ModelConfig(name=model.name, **rest), image_size)
+        except ConfigError:
+            continue
+        return option
+    return None
+
+
 def _check_by_building(model: ModelConfig, image_size: int, channels: int, classes: int) -> None:
     try:
         with torch.random.fork_rng(devices=[]):
