@@ -19,7 +19,7 @@ def shipped():
         yield pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if slow else [])
 
 
-@pytest.mark.parametrize("path", shipped())
+@pytest.mark.parametrize("path", list(shipped()))
 def test_shipped_space_checks_and_samples_valid_configurations(path):
     space, rng = load_space(path), np.random.default_rng(0)
     assert space.description and space.known
