@@ -156,3 +156,21 @@ def test_refusals_name_the_rule_and_the_value(options, side, message):
 def test_smallest_images_do_train(options, smallest):
     network = build(options, side=smallest)
     network(images(4, side=smallest)).sum().backward()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [options for options in NETWORKS if not options["name"].startswith("timm/")],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_network_learns_eight_images_by_heart(options):
+    network = build({**options, "dropout": 0.0})
+    optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
+    x, labels = images(8), torch.arange(8) % 7
+    losses = []
+    for _ in range(25):
+        losses.append(F.cross_entropy(network(x), labels))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert float(losses[-1].detach()) < 0.5 * float(losses[0].detach())
