@@ -21,9 +21,10 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, run
+    from raysearch.cli import artifact, data, run, space
 
     app.add_typer(data.app, name="data")
+    app.add_typer(space.app, name="space")
     run.register(app)
     artifact.register(app)
 

@@ -147,21 +147,20 @@ def _pointwise(x_NCSS: Tensor, p: AugmentParameters) -> Tensor:
 
 
 def mixup(
-    x_NCSS: Tensor, alpha: float, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor | float]:
-    """``share * x + (1 - share) * x[partner]``, with one share for the batch, as in the paper.
+    x_NCSS: Tensor, generator: torch.Generator, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``share * x + (1 - share) * x[permutation]``, with a share of its own for each image.
 
     Returns:
-        The mixed images, ``partner_N`` int64 (a permutation), and ``share`` in [0, 1], drawn from
-        Beta(``alpha``, ``alpha``): a tensor on the images' device, so that nothing waits for it.
-        Where ``alpha`` is 0 the images themselves, each its own partner, and 1.0.
+        The mixed images, ``permutation_N`` int64, and ``share_N`` float32 in [0, 1], drawn from
+        Beta(``alpha``, ``alpha``). The loss is ``share * loss(logits, labels) + (1 - share) *
+        loss(logits, labels[permutation])``, per image.
     """
-    images, device = len(x_NCSS), x_NCSS.device
-    if not alpha:
-        return x_NCSS, torch.arange(images, device=device), 1.0
-    partner_N = torch.randperm(images, device=device, generator=generator)
+    images = len(x_NCSS)
+    permutation_N = torch.randperm(images, device=generator.device, generator=generator)
     # The sampler behind `torch.distributions.Beta`, which itself takes no generator. In float64,
     # because a small alpha underflows float32.
-    alpha_2 = torch.full((2,), alpha, device=device, dtype=torch.float64)
-    share = torch._sample_dirichlet(alpha_2, generator=generator)[0].float()
-    return torch.lerp(x_NCSS[partner_N], x_NCSS, share), partner_N, share
+    alpha_N2 = torch.full((images, 2), alpha, device=generator.device, dtype=torch.float64)
+    share_N = torch._sample_dirichlet(alpha_N2, generator=generator)[:, 0].float()
+    mixed_NCSS = torch.lerp(x_NCSS[permutation_N], x_NCSS, share_N[:, None, None, None])
+    return mixed_NCSS, permutation_N, share_N
