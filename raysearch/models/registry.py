@@ -9,8 +9,10 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from raysearch.config import ModelConfig
@@ -40,7 +42,22 @@ def build_model(model: ModelConfig, channels: int, classes: int, image_size: int
             f"The network {model.name!r} has no option {option!r}"
             f"{did_you_mean(option, known)}. Its options: {', '.join(known) or 'none'}."
         )
-    return _builder(model.name)(channels, classes, image_size, **model.options)
+    return _builder(model.name)(channels, classes, image_size, **_valid_options(model))
+
+
+def _valid_options(model: ModelConfig) -> dict[str, Any]:
+    """The options as the builder's annotations want them, or `ConfigError`."""
+    parameters = inspect.signature(_builder(model.name)).parameters
+    valid = {}
+    for option, value in model.options.items():
+        try:
+            valid[option] = TypeAdapter(parameters[option].annotation).validate_python(value)
+        except ValidationError as error:
+            rule = error.errors()[0]["msg"]
+            raise ConfigError(
+                f"The network {model.name!r}: {option}: {rule}, but got {value!r}."
+            ) from None
+    return valid
 
 
 def unknown_option(model: ModelConfig) -> str | None:
