@@ -21,11 +21,13 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, run
+    from raysearch.cli import artifact, data, doctor, report, run
 
     app.add_typer(data.app, name="data")
     run.register(app)
     artifact.register(app)
+    report.register(app)
+    doctor.register(app)
 
 
 def main() -> None:

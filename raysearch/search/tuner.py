@@ -93,6 +93,7 @@ def run_search(
 def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
     """The executor of ``plan``, with what every trial is given and what it needs to start."""
     if plan.executor == "inline":
+
         def inline(config: dict[str, Any]) -> None:
             train_inline(payload | config)
 

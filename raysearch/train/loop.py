@@ -160,7 +160,9 @@ class Training:
         self.average.update(self.network)
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
-            return torch.stack([loss.detach() * len(labels_N), correct, len(labels_N) + 0 * correct])
+            return torch.stack(
+                [loss.detach() * len(labels_N), correct, len(labels_N) + 0 * correct]
+            )
 
     def _set_lr(self, step: int) -> None:
         lr = learning_rate(self.config, step, self.config.epochs * self.steps_per_epoch)
