@@ -4,6 +4,7 @@ import os
 import platform
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -13,14 +14,13 @@ OK, WARN, BAD = "ok", "warn", "bad"
 GB = 1e9
 PACKAGES = ("torch", "ray", "optuna", "timm", "pyarrow")
 ODD_SETTINGS = {
-    "RAY_ADDRESS": "Ray joins that cluster instead of starting one here",
-    "RAY_RUNTIME_ENV_HOOK": "it changes the environment of every worker",
-    "RAY_memory_monitor_refresh_ms": "0 turns off the guard that kills a worker before the machine",
-    "RAY_TRAIN_V2_ENABLED": "0 selects the old Ray Train, which raysearch does not use",
-    "CUDA_LAUNCH_BLOCKING": "it makes training on a GPU several times slower",
-    "OMP_NUM_THREADS": "it overrides the threads of a trial",
+    "RAY_ADDRESS": (None, "Ray joins that cluster instead of starting one here"),
+    "RAY_RUNTIME_ENV_HOOK": (None, "it changes the environment of every worker"),
+    "RAY_TRAIN_V2_ENABLED": ("0", "raysearch does not use the Ray Train that it selects"),
+    "RAY_memory_monitor_refresh_ms": ("0", "it turns off the guard against memory running out"),
+    "CUDA_LAUNCH_BLOCKING": ("1", "it makes training on a GPU much slower"),
 }
-"""Settings of the environment that bite, and what they do."""
+"""Settings of the environment that bite: the value that does (None is any), and what it does."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +112,15 @@ def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[Check]:
 
 
 def check_folder(folder: Path) -> Check:
-    """Whether files can be made in ``folder``, or in the nearest parent that exists."""
+    """Whether a file can be made in ``folder``, or in the nearest parent that exists."""
     parent = nearest(folder)
-    if not parent.is_dir():
-        return Check("results", BAD, f"{parent} is not a folder", "Choose another --storage.")
-    if not os.access(parent, os.W_OK | os.X_OK):
+    try:
+        with tempfile.NamedTemporaryFile(dir=parent):
+            pass
+    except OSError as error:
         remedy = "Choose another --storage, or change the folder's owner."
-        return Check("results", BAD, f"{parent} is not writable", remedy)
+        found = f"{parent} cannot be written to: {error.strerror}"
+        return Check("results", BAD, found, remedy)
     return Check("results", OK, f"{folder.resolve()} is writable")
 
 
@@ -149,8 +151,8 @@ def check_environment(environ: Mapping[str, str]) -> list[Check]:
     """One warning for each setting in `ODD_SETTINGS`, or one line that there is none."""
     checks = [
         Check("environment", WARN, f"{name}={environ[name]}", f"Unset it unless meant: {why}.")
-        for name, why in ODD_SETTINGS.items()
-        if environ.get(name)
+        for name, (value, why) in ODD_SETTINGS.items()
+        if environ.get(name) and value in (None, environ[name])
     ]
     return checks or [Check("environment", OK, "no setting that Ray or torch would trip over")]
 

@@ -166,5 +166,5 @@ def _svg(draw: Callable[[Axes], None], title: str, size: tuple[float, float] = (
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z]+(?:\.[a-z]+)?_\d+"', "", svg)
+    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
