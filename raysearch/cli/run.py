@@ -1,7 +1,179 @@
-"""Commands that make and read runs: tune, train, ensemble, resume, status."""
+"""Commands that make and read runs: tune, resume, status, train."""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from raysearch.errors import ConfigError, InputError
+
+Data = Annotated[str | None, typer.Option(help="Folder of shards, or anything to import.")]
+Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all.")]
+Budget = Annotated[str | None, typer.Option(help="Wall time of the whole command: 90s, 30m, 2h.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+
 
 def register(app: typer.Typer) -> None:
-    pass
+    for command in (tune, resume, status, train):
+        app.command()(command)
+
+
+def tune(
+    space: Annotated[str, typer.Argument(help="Search space: a file or a shipped name.")] = "demo",
+    data: Data = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
+    trials: Trials = None,
+    time_budget: Budget = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a whole trial.")] = None,
+    gpus_per_trial: Annotated[float | None, typer.Option(help="A share packs several.")] = None,
+    workers_per_trial: Annotated[int, typer.Option(min=1, help="Processes per trial.")] = 1,
+    concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
+    executor: Annotated[str | None, typer.Option(help="inline or train (Ray Train).")] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    storage: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "results",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search, select, export: from labelled images to a verified ensemble."""
+    begin = time.monotonic()
+    from raysearch import pipeline
+    from raysearch.space import load_space, resolve_space
+
+    if executor not in (None, "inline", "train"):
+        raise ConfigError(f"--executor must be inline or train, but got {executor!r}.")
+    if "://" in storage:
+        raise ConfigError(f"--storage must be a folder on this machine, but got {storage!r}.")
+    loaded = load_space(resolve_space(space))
+    run = Path(storage).resolve() / (name or pipeline.new_run_name(data, loaded))
+    if (run / "run.yaml").exists():
+        raise InputError(
+            f"{run} already holds a run. Go on with it by `raysearch resume {run}`, "
+            "or choose another --name."
+        )
+    limits = pipeline.Limits(
+        trials=trials,
+        epochs=epochs,
+        time_budget=parse_duration(time_budget),
+        gpus_per_trial=gpus_per_trial,
+        workers_per_trial=workers_per_trial,
+        concurrent=concurrent,
+        executor=executor,
+    )
+    scratch = Path(storage).resolve() / "synthetic-faces"
+    prepared = pipeline.prepare(loaded, data, limits, seed, scratch)
+    if dry_run:
+        _print_plan(pipeline.dry_run(prepared), as_json)
+        return
+    pipeline.start_run(prepared, run, sys.argv, limits)
+    _finish(pipeline.execute(prepared, run, begin, _stderr()), as_json)
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    trials: Trials = None,
+    time_budget: Budget = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a run that was interrupted, or raise its limits."""
+    begin = time.monotonic()
+    from raysearch import pipeline
+
+    run = run.resolve()
+    prepared, anything_left = pipeline.resume(run, trials, parse_duration(time_budget))
+    if not anything_left and (run / "ensemble" / "ensemble.json").exists():
+        done = prepared.plan.trials
+        print(f"{run} is finished: all {done} trials ended. --trials N adds more.", file=sys.stderr)
+        return
+    _finish(pipeline.execute(prepared, run, begin, _stderr()), as_json)
+
+
+def status(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")], as_json: AsJson = False
+) -> None:
+    """How far a run is, while it runs or after."""
+    from raysearch.report.tables import run_status
+
+    found = run_status(run)
+    if as_json:
+        print(json.dumps(found))
+        return
+    counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
+    print(f"{run}: {counts or 'no trials yet'}, {found['elapsed_seconds']:.0f} s")
+    if found["best"]:
+        best = found["best"]
+        print(
+            f"best: trial {best['trial']}, validation accuracy "
+            f"{100 * best['validation_accuracy']:.2f} %, log loss {best['validation_log_loss']:.4f}"
+        )
+
+
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file of one training configuration.")],
+    data: Annotated[str, typer.Option(help="Folder of shards, or anything to import.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the trial; resumed if it is.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train one configuration, without a search and without Ray."""
+    from raysearch.pipeline import resolve_data
+    from raysearch.train.device import default_device
+    from raysearch.train.single import train_one
+    from raysearch.yamlfile import load_train_config
+
+    changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
+    loaded = load_train_config(config).model_copy(update=changes)
+    folder = out or Path("results") / "train" / config.stem
+    shards = resolve_data(data, Path("results/synthetic-faces"))
+    result = train_one(loaded, shards, folder, default_device(), _stderr())
+    if as_json:
+        print(json.dumps(result))
+        return
+    print(
+        f"{result['status']}: validation accuracy {100 * result['validation_accuracy']:.2f} %, "
+        f"log loss {result['validation_log_loss']:.4f} (epoch {result['epoch']}), "
+        f"{result['parameters']:,} parameters\n{folder}"
+    )
+
+
+def parse_duration(text: str | None) -> float | None:
+    """Seconds of "90s", "30m", "2h" or a plain number of seconds."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
+    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
+    if seconds <= 0:
+        raise ConfigError(f"A duration must look like 90s, 30m or 2h, but got {text!r}.")
+    return seconds
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _finish(summary: dict[str, Any], as_json: bool) -> None:
+    """Print what came out; exit 130 where Ctrl-C ended the search."""
+    if as_json:
+        print(json.dumps(summary))
+    else:
+        from raysearch.report.terminal import print_summary
+
+        print_summary(summary)
+    if summary["interrupted"]:
+        print(f"interrupted; go on with: raysearch resume {summary['run']}", file=sys.stderr)
+        raise typer.Exit(130)
+
+
+def _print_plan(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(plan))
+    else:
+        from raysearch.report.terminal import print_plan
+
+        print_plan(plan)

@@ -5,10 +5,12 @@ a module from normalized images ``[N, C, S, S]`` float to logits ``[N, K]`` floa
 in modules of their own and are imported on use: timm alone takes seconds.
 """
 
+import functools
 import importlib
 import inspect
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from raysearch.config import ModelConfig
@@ -30,18 +32,60 @@ def build_model(model: ModelConfig, channels: int, classes: int, image_size: int
 
     Raises `ConfigError` for an unknown network or option, or an image too small for it.
     """
-    if model.name.startswith(_TIMM):
-        from raysearch.models.backbone import backbone
+    option = unknown_option(model)
+    if option:
+        known = _option_names(model.name)
+        raise ConfigError(
+            f"The network {model.name!r} has no option {option!r}"
+            f"{did_you_mean(option, known)}. Its options: {', '.join(known) or 'none'}."
+        )
+    return _builder(model.name)(channels, classes, image_size, **model.options)
 
-        name = model.name.removeprefix(_TIMM)
-        _check_options(model, backbone, reserved=("name",))
-        return backbone(channels, classes, image_size, name=name, **model.options)
-    builder = _builder(model.name)
-    _check_options(model, builder)
-    return builder(channels, classes, image_size, **model.options)
+
+def unknown_option(model: ModelConfig) -> str | None:
+    """The first of ``model``'s options that its builder does not take.
+
+    Raises `ConfigError` for an unknown network.
+    """
+    known = _option_names(model.name)
+    return next((option for option in model.options if option not in known), None)
+
+
+def check_model(model: ModelConfig, image_size: int, channels: int = 1, classes: int = 7) -> None:
+    """Raises `ConfigError` where `build_model` would fail; computes and keeps no weights."""
+    try:
+        with torch.device("meta"):
+            build_model(model, channels, classes, image_size)
+    except Exception:
+        # Meta tensors have no values, which some backbones compute with: only a failure
+        # with real ones counts.
+        _check_by_building(model, image_size, channels, classes)
+
+
+def _check_by_building(model: ModelConfig, image_size: int, channels: int, classes: int) -> None:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            build_model(model, channels, classes, image_size)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"The network {model.name!r} cannot be built with {model.options} for images of side "
+            f"{image_size} ({type(error).__name__}: {error})."
+        ) from error
+
+
+def _option_names(name: str) -> list[str]:
+    """A builder's options: all after channels, classes and image_size, and timm's own name."""
+    parameters = list(inspect.signature(_builder(name)).parameters)[3:]
+    return [parameter for parameter in parameters if parameter != "name"]
 
 
 def _builder(name: str) -> Callable[..., nn.Module]:
+    if name.startswith(_TIMM):
+        from raysearch.models.backbone import backbone
+
+        return functools.partial(backbone, name=name.removeprefix(_TIMM))
     if name not in BUILDERS:
         raise ConfigError(
             f"There is no network {name!r}{did_you_mean(name, BUILDERS)}. "
@@ -49,17 +93,6 @@ def _builder(name: str) -> Callable[..., nn.Module]:
         )
     module, function = BUILDERS[name].split(":")
     return getattr(importlib.import_module(module), function)
-
-
-def _check_options(model: ModelConfig, builder: Callable, reserved: tuple[str, ...] = ()) -> None:
-    parameters = list(inspect.signature(builder).parameters)[3:]
-    known = [name for name in parameters if name not in reserved]
-    for option in model.options:
-        if option not in known:
-            raise ConfigError(
-                f"The network {model.name!r} has no option {option!r}"
-                f"{did_you_mean(option, known)}. Its options: {', '.join(known) or 'none'}."
-            )
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -1,0 +1,22 @@
+# `make run` and `make test` set everything up in .venv by themselves.
+PYTHON ?=
+ARGS ?=
+
+.PHONY: run test lint setup
+
+# The whole way, from images to an ensemble, on faces drawn by the program itself.
+run: .venv/.ready
+	.venv/bin/raysearch tune $(ARGS)
+
+test: lint
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: .venv/.ready
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt .ci/setup.sh
+	@.ci/setup.sh $(PYTHON)
+	@touch $@

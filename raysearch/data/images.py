@@ -1,0 +1,108 @@
+"""One image file to uint8 pixels, without trusting it: bounded before anything is decoded."""
+
+import io
+import warnings
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jfif .png .bmp .gif .webp .tif .tiff .pgm .ppm .pnm .avif".split()
+)
+FILE_BYTES = 64 * 2**20
+PIXELS = 64_000_000
+SIDE = 65_500
+_GRAY_MODES = frozenset(["1", "L", "LA", "I", "I;16", "I;16B", "I;16L", "F"])
+
+
+class BadImage(Exception):
+    """Why an image cannot be used, in a few words for ``rejected.csv``."""
+
+
+class Header(NamedTuple):
+    width: int
+    height: int
+    gray: bool
+
+
+def read_header(data: bytes) -> Header:
+    """Size as displayed, and whether it is gray, from the first bytes. Raises `BadImage`."""
+    with _opened(data) as image:
+        swapped = image.getexif().get(0x0112, 1) >= 5
+        size = image.size[::-1] if swapped else image.size
+        return Header(
+            *size, gray=image.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F")
+        )
+
+
+def decode(data: bytes, size: tuple[int, int], channels: int) -> np.ndarray:
+    """uint8 [C, H, W] in [0, 255], with H, W = ``size`` and ``channels`` 1 (gray) or 3 (RGB).
+
+    EXIF orientation is applied, transparency is laid over white, 16-bit gray is scaled, of an
+    animation the first frame is taken. Another aspect ratio is cropped about the centre, another
+    size resampled (bicubic, antialiased). Raises `BadImage`.
+    """
+    with _opened(data) as image:
+        try:
+            image.load()
+            image = _upright(image)
+            image = _opaque(_to_8_bit(image)).convert("L" if channels == 1 else "RGB")
+            if image.size != size[::-1]:
+                image = ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC)
+        except (OSError, ValueError, SyntaxError, MemoryError, EOFError) as error:
+            raise BadImage(f"cannot be decoded: {_one_line(error)}") from None
+        pixels = np.asarray(image)
+    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def _opened(data: bytes) -> Image.Image:
+    """The image with only its header read, refused where its claims pass the bounds."""
+    if len(data) > FILE_BYTES:
+        raise BadImage(f"{len(data):,} bytes; at most {FILE_BYTES:,} are read")
+    if not data:
+        raise BadImage("empty file")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        raise BadImage("not an image of a known format") from None
+    except Image.DecompressionBombError as error:
+        raise BadImage(_one_line(error)) from None
+    except (OSError, ValueError, SyntaxError, EOFError, OverflowError) as error:
+        raise BadImage(f"broken header: {_one_line(error)}") from None
+    width, height = image.size
+    if width * height > PIXELS or max(width, height) > SIDE:
+        raise BadImage(f"{width}x{height} pixels; at most {PIXELS:,} are decoded")
+    return image
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    if image.getexif().get(0x0112, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16") or image.mode == "I":
+        values = np.asarray(image).astype(np.int64)
+        return Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
+    if image.mode == "F":
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        scale = 255.0 if values.max(initial=0) <= 1 else 1.0
+        return Image.fromarray((values * scale).clip(0, 255).round().astype(np.uint8))
+    return image
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    if image.mode in ("1", "L", "RGB"):
+        return image
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,286 @@
+"""Arrow shards: ``DIR/manifest.json`` and ``DIR/<split>-00000.arrow``, checked on open.
+
+A shard is an uncompressed Arrow IPC file with the columns ``image`` (fixed-shape tensor, uint8
+[C, H, W]), ``label`` (int16), ``source`` (string: file name or ``file.csv:row``) and ``digest``
+(16 bytes: BLAKE2b-128 of the pixels and their shape). One record batch a shard, so that a
+memory-mapped shard is one contiguous array.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raysearch.errors import DataError, did_you_mean
+from raysearch.files import sha256_of, write_json
+
+FORMAT = "raysearch-shards"
+VERSION = 1
+MANIFEST = "manifest.json"
+SPLITS = ("train", "validation", "test")
+SHARD_BYTES = 128 * 2**20
+
+_REMEDY = "Delete the folder and run `raysearch data import` again."
+
+
+def digests_of(images_NCHW: np.ndarray) -> np.ndarray:
+    """BLAKE2b-128 of each image's shape and pixels: uint8 [N, 16]."""
+    shape = np.array(images_NCHW.shape[1:], dtype="<u4").tobytes()
+    start = hashlib.blake2b(shape, digest_size=16)
+    out = bytearray()
+    for image in np.ascontiguousarray(images_NCHW):
+        one = start.copy()
+        one.update(image.data)
+        out += one.digest()
+    return np.frombuffer(bytes(out), dtype=np.uint8).reshape(-1, 16)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split in order, read from its memory-mapped shards on first use."""
+
+    name: str
+    digest: str
+    """Hex; names the images and labels of the split in order, whatever the shard size."""
+    paths: tuple[Path, ...]
+    rows: int
+    shape: tuple[int, int, int]
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @cached_property
+    def _batches(self) -> list[pa.RecordBatch]:
+        return [_read_batch(path) for path in self.paths]
+
+    @cached_property
+    def images_NCHW(self) -> np.ndarray:
+        """uint8 [N, C, H, W], read-only: a view of the file where the split is one shard."""
+        parts = [batch.column("image").to_numpy_ndarray() for batch in self._batches]
+        return _joined(parts, np.empty((0, *self.shape), np.uint8))
+
+    @cached_property
+    def labels_N(self) -> np.ndarray:
+        """int64 [N], positions in `Shards.classes`."""
+        parts = [batch.column("label").to_numpy() for batch in self._batches]
+        return _joined(parts, np.empty(0, np.int16)).astype(np.int64)
+
+    @cached_property
+    def digests_N16(self) -> np.ndarray:
+        """uint8 [N, 16]."""
+        parts = [_fixed_binary(batch.column("digest")) for batch in self._batches]
+        return _joined(parts, np.empty((0, 16), np.uint8))
+
+    @cached_property
+    def sources(self) -> Sequence[str]:
+        """Where each row came from: a file name, or ``file.csv:row``."""
+        return [name for batch in self._batches for name in batch.column("source").to_pylist()]
+
+
+@dataclass(frozen=True)
+class Shards:
+    """An open data folder."""
+
+    path: Path
+    classes: tuple[str, ...]
+    shape: tuple[int, int, int]
+    fingerprint: str
+    manifest: dict[str, Any]
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits, in the order train, validation, test; one may have no rows."""
+        return tuple(self.manifest["splits"])
+
+    def split(self, name: str) -> Split:
+        """Raises `DataError` for a split that the folder does not have."""
+        if name not in self.splits:
+            hint = did_you_mean(name, self.splits)
+            raise DataError(f"{self.path} has no split {name!r}{hint}: {', '.join(self.splits)}.")
+        entry = self.manifest["splits"][name]
+        paths = tuple(self.path / shard["file"] for shard in entry["shards"])
+        return Split(name, entry["digest"], paths, entry["rows"], self.shape)
+
+
+def open_shards(folder: Path | str, verify: bool = True) -> Shards:
+    """Open a data folder; with ``verify`` every shard's SHA-256 is compared too.
+
+    Raises `DataError` for another format version, a missing, truncated or changed shard, and a
+    folder that holds no imported data.
+    """
+    folder = Path(folder)
+    manifest = _read_manifest(folder)
+    try:
+        shards = Shards(
+            path=folder,
+            classes=tuple(manifest["classes"]),
+            shape=tuple(manifest["shape"]),
+            fingerprint=manifest["fingerprint"],
+            manifest=manifest,
+        )
+        entries = [shard for split in manifest["splits"].values() for shard in split["shards"]]
+        expected = _fingerprint(manifest["classes"], manifest["shape"], manifest["splits"])
+        for entry in entries:
+            _check_shard(folder, entry, verify)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder / MANIFEST} lacks the entry {error}. {_REMEDY}") from None
+    if shards.fingerprint != expected:
+        raise DataError(f"{folder / MANIFEST} was edited: its fingerprint is wrong. {_REMEDY}")
+    return shards
+
+
+def write_shards(
+    folder: Path,
+    images_NCHW: np.ndarray,
+    labels_N: np.ndarray,
+    sources: Sequence[str],
+    rows_of: Mapping[str, np.ndarray],
+    classes: Sequence[str],
+    source: Mapping[str, Any],
+    *,
+    digests_N16: np.ndarray | None = None,
+    rows_per_shard: int | None = None,
+) -> dict[str, Any]:
+    """Write the shards and the manifest into the existing ``folder``; return the manifest.
+
+    ``images_NCHW`` (uint8, may be memory-mapped) and ``labels_N`` hold all rows;
+    ``rows_of[split]`` picks a split's rows, in order. ``source`` says in the manifest where they
+    came from. Not atomic: call it inside `raysearch.files.atomic_folder`.
+    """
+    if digests_N16 is None:
+        digests_N16 = digests_of(images_NCHW)
+    shape = list(images_NCHW.shape[1:])
+    size = rows_per_shard or max(1, SHARD_BYTES // int(np.prod(shape)))
+    splits = {}
+    for name in SPLITS:
+        rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
+        shards = []
+        for start in range(0, len(rows), size):
+            part = rows[start : start + size]
+            path = folder / f"{name}-{start // size:05d}.arrow"
+            names = [sources[row] for row in part]
+            _write_batch(path, images_NCHW[part], labels_N[part], names, digests_N16[part])
+            shards.append(
+                {
+                    "file": path.name,
+                    "rows": len(part),
+                    "bytes": path.stat().st_size,
+                    "sha256": sha256_of(path),
+                }
+            )
+        counts = np.bincount(labels_N[rows], minlength=len(classes)).tolist()
+        splits[name] = {
+            "rows": len(rows),
+            "class_counts": dict(zip(classes, counts, strict=True)),
+            "digest": _split_digest(digests_N16[rows], labels_N[rows]),
+            "shards": shards,
+        }
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "classes": list(classes),
+        "shape": shape,
+        "fingerprint": _fingerprint(classes, shape, splits),
+        "source": dict(source),
+        "splits": splits,
+    }
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def _split_digest(digests_N16: np.ndarray, labels_N: np.ndarray) -> str:
+    labels = labels_N.astype("<i2").reshape(-1, 1).view(np.uint8)
+    return hashlib.blake2b(np.hstack([digests_N16, labels]).tobytes(), digest_size=16).hexdigest()
+
+
+def _fingerprint(classes: Sequence[str], shape: Sequence[int], splits: Mapping) -> str:
+    named = [list(classes), list(shape), [[name, splits[name]["digest"]] for name in splits]]
+    return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
+
+
+def _write_batch(
+    path: Path,
+    images_NCHW: np.ndarray,
+    labels_N: np.ndarray,
+    sources: Sequence[str],
+    digests_N16: np.ndarray,
+) -> None:
+    flat = pa.array(np.ascontiguousarray(images_NCHW).reshape(-1))
+    shape = images_NCHW.shape[1:]
+    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
+    digest = pa.py_buffer(np.ascontiguousarray(digests_N16).tobytes())
+    batch = pa.record_batch(
+        {
+            "image": pa.ExtensionArray.from_storage(
+                pa.fixed_shape_tensor(pa.uint8(), shape), storage
+            ),
+            "label": pa.array(labels_N.astype(np.int16)),
+            "source": pa.array(sources, pa.string()),
+            "digest": pa.Array.from_buffers(pa.binary(16), len(labels_N), [None, digest]),
+        }
+    )
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _read_batch(path: Path) -> pa.RecordBatch:
+    try:
+        with pa.memory_map(str(path)) as file:
+            return pa.ipc.open_file(file).get_batch(0)
+    except (OSError, pa.ArrowException) as error:
+        raise DataError(f"{path} is not a whole Arrow file ({error}). {_REMEDY}") from None
+
+
+def _fixed_binary(column: pa.FixedSizeBinaryArray) -> np.ndarray:
+    whole = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, 16)
+    return whole[column.offset : column.offset + len(column)]
+
+
+def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
+    if len(parts) > 1:
+        return np.concatenate(parts)
+    return parts[0] if parts else empty
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / MANIFEST
+    if not folder.exists():
+        raise DataError(f"There is no {folder}. Make it with `raysearch data import`.")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(
+            f"{folder} is no folder of imported data: it holds no {MANIFEST}. "
+            f"Did you mean to run `raysearch data import {folder} --out DIR` first?"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}). {_REMEDY}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise DataError(f"{path} is not a manifest of imported data (format {FORMAT!r}).")
+    if manifest.get("version") != VERSION:
+        raise DataError(
+            f"{folder} has format version {manifest.get('version')!r}; "
+            f"this raysearch reads version {VERSION}. Import the data again with "
+            "`raysearch data import`, or use the raysearch that wrote it."
+        )
+    return manifest
+
+
+def _check_shard(folder: Path, entry: Mapping[str, Any], verify: bool) -> None:
+    path = folder / Path(entry["file"]).name
+    if not path.is_file():
+        raise DataError(f"The shard {path} is missing. {_REMEDY}")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise DataError(
+            f"The shard {path} is truncated or changed: "
+            f"{size:,} bytes, its manifest says {entry['bytes']:,}. {_REMEDY}"
+        )
+    if verify and sha256_of(path) != entry["sha256"]:
+        raise DataError(f"The shard {path} was changed: its SHA-256 is wrong. {_REMEDY}")

@@ -1,0 +1,277 @@
+"""`raysearch tune`, stage by stage: data, plan, search, ensemble, report.
+
+Each stage reads the last one's folder, so that `resume` is the same path entered later.
+"""
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from raysearch.data.dataset import Dataset, load_dataset
+from raysearch.data.importing import import_data
+from raysearch.data.shards import MANIFEST, open_shards
+from raysearch.data.synthetic import synthesize
+from raysearch.errors import ArtifactError, ConfigError, RunError
+from raysearch.files import write_json, write_text
+from raysearch.search.plan import Estimate, Plan, estimate, free_disk, local_resources, make_plan
+from raysearch.space import SearchSpace, load_space
+from raysearch.train.trial import trial_folders
+
+ENDING_SHARE, ENDING_SECONDS = 0.1, (20, 300)
+"""Part of a time budget that is kept for selection, export and report, and its bounds."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the command line says over the search space; None leaves the space's own value."""
+
+    trials: int | None = None
+    epochs: int | None = None
+    time_budget: float | None = None
+    gpus_per_trial: float | None = None
+    workers_per_trial: int = 1
+    concurrent: int | None = None
+    executor: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search that has passed every check and has not started."""
+
+    space: SearchSpace
+    data: Path
+    synthetic: bool
+    dataset: Dataset
+    plan: Plan
+    seed: int
+    time_budget: float | None
+
+
+def prepare(
+    space: SearchSpace, data: str | None, limits: Limits, seed: int | None, scratch: Path
+) -> Prepared:
+    """Read everything that the search needs; raises `InputError` before anything is started.
+
+    Without ``data``, synthetic faces are drawn into ``scratch``.
+    """
+    folder = resolve_data(data, scratch)
+    shards = open_shards(folder)
+    cpus, gpus = local_resources()
+    plan = make_plan(
+        space,
+        cpus=cpus,
+        gpus=gpus,
+        trials=limits.trials,
+        epochs=limits.epochs,
+        gpus_per_trial=limits.gpus_per_trial,
+        workers_per_trial=limits.workers_per_trial,
+        concurrent=limits.concurrent,
+        executor=limits.executor,
+    )
+    return Prepared(
+        space=space,
+        data=folder,
+        synthetic=shards.manifest.get("source", {}).get("layout") == "synthetic",
+        dataset=load_dataset(folder),
+        plan=plan,
+        seed=space.search.seed if seed is None else seed,
+        time_budget=limits.time_budget or space.search.time_budget_seconds,
+    )
+
+
+def resolve_data(data: str | None, scratch: Path) -> Path:
+    """The folder of shards for ``--data``: itself, an import of it, or synthetic faces."""
+    if data is None:
+        if not (scratch / MANIFEST).exists():
+            synthesize(scratch)
+        return scratch
+    source = Path(data)
+    if (source / MANIFEST).exists():
+        return source.resolve()
+    beside = source.parent if os.access(source.parent, os.W_OK) else Path("data")
+    cached = beside / f"{source.name.split('.')[0]}.shards"
+    if not (cached / MANIFEST).exists():
+        print(f"importing {source} into {cached}", file=sys.stderr)
+        import_data([data], cached)
+    return cached.resolve()
+
+
+def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits) -> None:
+    """Make the run's folder with run.yaml and space.yaml in it."""
+    write_text(run / "space.yaml", prepared.space.source_text)
+    description = {
+        "command": " ".join(command),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "space": prepared.space.path.name,
+        "data": str(prepared.data),
+        "data_source": "synthetic" if prepared.synthetic else "given",
+        "data_fingerprint": prepared.dataset.fingerprint,
+        "seed": prepared.seed,
+        "limits": vars(limits),
+        "versions": versions(),
+        "git_commit": git_commit(),
+        "hardware": hardware(),
+    }
+    write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
+
+
+def read_run(run: Path) -> dict[str, Any]:
+    """run.yaml of a run; raises `ArtifactError` where ``run`` is not one."""
+    try:
+        description = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
+        return dict(description)
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise ArtifactError(
+            f"{run} is not a run of `raysearch tune`: run.yaml cannot be read ({error})."
+        ) from None
+
+
+def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> dict[str, Any]:
+    """Search, select, export and report in the folder ``run``; what is already there is kept.
+
+    ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
+    Returns what `summarize` prints. Raises `RunError` where no trial finished an epoch.
+    """
+    from raysearch.search.cluster import ray_cluster
+    from raysearch.search.tuner import run_search
+
+    deadline = None
+    if prepared.time_budget is not None:
+        low, high = ENDING_SECONDS
+        ending = min(max(prepared.time_budget * ENDING_SHARE, low), high)
+        deadline = begin + max(prepared.time_budget - ending, 1.0)
+    with ray_cluster(prepared.plan.threads):
+        end = run_search(
+            run,
+            prepared.data,
+            prepared.space,
+            prepared.plan,
+            seed=prepared.seed,
+            deadline=deadline,
+            console=console,
+        )
+    ensemble = conclude(run, console)
+    return {
+        "run": str(run),
+        "synthetic": prepared.synthetic,
+        "trials": end.statuses,
+        "interrupted": end.interrupted,
+        "search_seconds": end.seconds,
+        "seconds": time.monotonic() - begin,
+        "ensemble": ensemble,
+    }
+
+
+def conclude(run: Path, console: Console) -> dict[str, Any]:
+    """Leaderboard, ensemble, artifact and report from what the trials left in ``run``."""
+    from raysearch.ensemble.build import build_ensemble
+    from raysearch.report.page import write_report
+    from raysearch.report.tables import write_leaderboard
+
+    write_leaderboard(run)
+    if not any(folder.validation.exists() for folder in trial_folders(run)):
+        raise RunError(no_result(run))
+    console.print("selecting the ensemble, exporting it and checking the export", highlight=False)
+    report = build_ensemble(run).to_json()
+    write_json(run / "ensemble_report.json", report)
+    write_report(run)
+    return report
+
+
+def no_result(run: Path) -> str:
+    errors = [folder.read_status()["error"] for folder in trial_folders(run)]
+    errors = [error for error in errors if error]
+    if not errors:
+        return f"No trial in {run} finished an epoch. Give it more time: `raysearch resume {run}`."
+    common = max(set(errors), key=errors.count)
+    return (
+        f"No trial in {run} finished an epoch; {errors.count(common)} of {len(errors)} ended "
+        f"with: {common}"
+    )
+
+
+def dry_run(prepared: Prepared) -> dict[str, Any]:
+    """The plan and its cost, measured with a few steps on this machine."""
+    expected: Estimate = estimate(prepared.space, prepared.plan, prepared.dataset, prepared.seed)
+    return {
+        "space": prepared.space.path.name,
+        "data": str(prepared.data),
+        "train_images": len(prepared.dataset.train),
+        **vars(prepared.plan),
+        "epochs_in_all": prepared.plan.trial_epochs,
+        "time_budget_seconds": prepared.time_budget,
+        "estimate": expected.to_json(),
+        "disk_free_bytes": free_disk(prepared.data),
+    }
+
+
+def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Prepared, bool]:
+    """What `execute` needs to go on with ``run``, and whether anything is left to do."""
+    description = read_run(run)
+    space = load_space(run / "space.yaml")
+    limits = Limits(**description["limits"])
+    limits = replace(
+        limits, trials=trials or limits.trials, time_budget=time_budget or limits.time_budget
+    )
+    data = Path(description["data"])
+    prepared = prepare(space, str(data), limits, description["seed"], data)
+    if prepared.dataset.fingerprint != description["data_fingerprint"]:
+        raise ConfigError(
+            f"The data in {data} has changed since {run} began (fingerprint "
+            f"{prepared.dataset.fingerprint}, was {description['data_fingerprint']}). "
+            "Scores on the two cannot be compared: start a new run."
+        )
+    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
+    unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
+    return prepared, unfinished or len(statuses) < prepared.plan.trials
+
+
+def new_run_name(data: Path | str | None, space: SearchSpace) -> str:
+    """``<data>-<space>-<UTC time>-<4 hex>``."""
+    stem = "synthetic" if data is None else Path(data).name.split(".")[0]
+    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return f"{stem}-{space.path.stem}-{moment}-{secrets.token_hex(2)}"
+
+
+def versions() -> dict[str, str]:
+    names = ("raysearch", "torch", "ray", "optuna", "timm", "pyarrow", "numpy")
+    found = {"python": platform.python_version()}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit() -> str:
+    """Commit of the checkout that raysearch runs from, or ""."""
+    here = Path(__file__).parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def hardware() -> dict[str, Any]:
+    import torch
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}
+
+
+def summary_json(summary: dict[str, Any]) -> str:
+    return json.dumps(summary, indent=2, default=str)

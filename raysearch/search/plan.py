@@ -1,0 +1,156 @@
+"""What a search will do, before it does it: how many trials at once, on what, for how long."""
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import distributed as dist
+
+from raysearch.config import TrainConfig
+from raysearch.data.dataset import Dataset
+from raysearch.errors import ConfigError
+from raysearch.space import SearchSpace
+from raysearch.train.device import default_device
+from raysearch.train.distributed import Workers
+from raysearch.train.loop import Training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """``resources`` are those of one worker: ``{"cpu", "gpu"}``. ``epochs`` is of a whole trial."""
+
+    trials: int
+    epochs: int
+    concurrent: int
+    executor: str
+    workers: int
+    threads: int
+    resources: dict[str, float]
+    backend: str
+
+    @property
+    def trial_epochs(self) -> int:
+        """Epochs in all if no trial were stopped early."""
+        return self.trials * self.epochs
+
+
+def make_plan(
+    space: SearchSpace,
+    *,
+    cpus: float,
+    gpus: float,
+    trials: int | None = None,
+    epochs: int | None = None,
+    gpus_per_trial: float | None = None,
+    workers_per_trial: int = 1,
+    concurrent: int | None = None,
+    executor: str | None = None,
+) -> Plan:
+    """Divide ``cpus`` and ``gpus`` among trials.
+
+    Without a GPU a trial gets one core: several trials side by side use the cores better than
+    one trial on all of them. With GPUs a trial gets ``gpus_per_trial`` (1 unless told).
+    Raises `ConfigError` where no trial fits.
+    """
+    executor = executor or ("train" if workers_per_trial > 1 else "inline")
+    if executor == "inline" and workers_per_trial > 1:
+        raise ConfigError("--executor inline runs one worker per trial; use --executor train.")
+    if gpus_per_trial is not None and not gpus:
+        raise ConfigError(
+            f"--gpus-per-trial {gpus_per_trial:g} needs a GPU, but none was found; leave it out."
+        )
+    gpu = 0.0 if not gpus else (gpus_per_trial or 1.0) / workers_per_trial
+    slots = int(cpus // workers_per_trial)
+    if gpu:
+        slots = int(gpus / gpu + 1e-6) // workers_per_trial
+    if slots < 1:
+        raise ConfigError(
+            f"A trial of {workers_per_trial} workers does not fit on {cpus:g} CPUs and "
+            f"{gpus:g} GPUs; lower --workers-per-trial or --gpus-per-trial."
+        )
+    trials = trials or space.search.trials
+    concurrent = min(concurrent or slots, slots, trials)
+    cores = cpus / (concurrent * workers_per_trial)
+    return Plan(
+        trials=trials,
+        epochs=epochs or space.search.epochs,
+        concurrent=concurrent,
+        executor=executor,
+        workers=workers_per_trial,
+        threads=max(1, int(cores)),
+        resources={"cpu": min(1.0, cores), "gpu": gpu},
+        backend="nccl" if gpu >= 1 and dist.is_nccl_available() else "gloo",
+    )
+
+
+def local_resources() -> tuple[float, float]:
+    """(CPUs, GPUs) of this machine."""
+    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Of the whole search if no trial were stopped early. ``seconds`` of wall time, training
+    alone; ``disk_bytes`` of what the trials leave."""
+
+    images: int
+    seconds: float
+    disk_bytes: int
+
+    def to_json(self) -> dict:
+        return asdict(self)
+
+
+def estimate(space: SearchSpace, plan: Plan, dataset: Dataset, seed: int) -> Estimate:
+    """Time a few steps of configurations drawn from ``space`` on this machine's device."""
+    rng = np.random.default_rng(seed)
+    configs = [draw_config(space, rng, plan.epochs) for _ in range(3)]
+    configs += [
+        space.build(complete(space, known, rng), epochs=plan.epochs, seed=seed)
+        for known in space.known_values[:3]
+    ]
+    torch.set_num_threads(plan.threads)
+    measured = [measure(config, dataset) for config in configs]
+    images = len(dataset.train) * plan.trial_epochs
+    pace = float(np.mean([seconds for seconds, _ in measured]))
+    weights = float(np.mean([size for _, size in measured]))
+    classes, validation = len(dataset.classes), len(dataset.validation)
+    disk = plan.trials * (4 * 2 * classes * validation + 5 * weights)
+    return Estimate(images, images * pace / plan.concurrent, int(disk))
+
+
+def draw_config(space: SearchSpace, rng: np.random.Generator, epochs: int) -> TrainConfig:
+    return space.build(complete(space, {}, rng), epochs=epochs, seed=0)
+
+
+def complete(space: SearchSpace, known: dict, rng: np.random.Generator) -> dict:
+    """``known`` values, the rest drawn at random."""
+    return space.propose(lambda d: known[d.name] if d.name in known else d.draw(rng))
+
+
+def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[float, int]:
+    """(seconds per training image, bytes of the weights) of ``config`` on this device."""
+    training = Training(config, dataset, default_device(), Workers())
+    training.network.train()
+    draws = torch.Generator(training.device).manual_seed(0)
+    rows = slice(0, min(config.batch_size, len(dataset.train)))
+    images, labels = dataset.train.images_NCHW[rows], dataset.train.labels_N[rows]
+    images, labels = images.to(training.device), labels.to(training.device)
+    times = []
+    for _ in range(steps + 1):  # the first one warms up
+        begin = time.perf_counter()
+        training._step(images, labels, draws).cpu()
+        times.append(time.perf_counter() - begin)
+    size = sum(p.numel() * p.element_size() for p in training.network.parameters())
+    return float(np.median(times[1:])) / len(labels), size
+
+
+def free_disk(folder: Path) -> int:
+    """Bytes free where ``folder`` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    stats = os.statvfs(folder)
+    return stats.f_bavail * stats.f_frsize

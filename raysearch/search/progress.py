@@ -1,0 +1,123 @@
+"""What a person sees while the search runs: one live table, or plain lines where there is no
+terminal. Everything goes to stderr; stdout is for results."""
+
+import time
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from raysearch.train.trial import TrialFolder
+
+SHOWN = 12
+
+
+class Progress(tune.Callback):
+    """Follows the trials: a row each, the best so far, and the status file of those that end."""
+
+    def __init__(self, run: str, trials: int, console: Console, deadline: float | None):
+        self.run, self.total, self.console, self.deadline = run, trials, console, deadline
+        self.started = time.monotonic()
+        self.rows: dict[int, dict[str, Any]] = {}
+        self.live: Live | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks; a terminal cannot be
+
+    def __enter__(self) -> "Progress":
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.live:
+            self.live.stop()
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        number = trial.config["trial"]
+        row = self.rows.setdefault(number, {"epoch": 0, "loss": None, "accuracy": None})
+        row |= {
+            "state": "running",
+            "model": trial.config["train"]["model"]["name"],
+            "epochs": trial.config["train"]["epochs"],
+        }
+
+    def on_trial_result(
+        self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any
+    ) -> None:
+        row = self.rows[result["trial"]]
+        row["epoch"] = int(result["epoch"])
+        if "status" in result:
+            return
+        loss, accuracy = result["validation_log_loss"], result["validation_accuracy"]
+        row |= {"loss": loss, "accuracy": accuracy, "speed": result["images_per_second"]}
+        if not self.live:
+            self._say(
+                f"trial {result['trial']:>3}  epoch {row['epoch']:>3}/{row['epochs']}  "
+                f"log loss {loss:.4f}  accuracy {100 * accuracy:5.2f} %  "
+                f"{result['images_per_second']:,.0f} images/s"
+            )
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        result = trial.last_result
+        number = trial.config["trial"]
+        if "status" in result:
+            state = result["status"]
+        else:
+            state = "completed" if result["epoch"] >= result["epochs"] else "pruned"
+        self._end(number, state)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        self._end(trial.config["trial"], "failed")
+
+    def _end(self, number: int, state: str) -> None:
+        self.rows[number]["state"] = state
+        self.write_status(number)
+        if not self.live:
+            self._say(f"trial {number:>3}  {state} after {self.rows[number]['epoch']} epochs")
+
+    def write_status(self, number: int) -> None:
+        """A trial cannot say itself that it was stopped; whoever stopped it says so."""
+        files = TrialFolder(f"{self.run}/trials/{number:04d}")
+        written, state = files.read_status(), self.rows[number]["state"]
+        if written["status"] != state and files.path.is_dir():
+            files.write_status(state, written["epochs"], written["error"])
+
+    def close(self) -> None:
+        """After the search: what still runs was interrupted, and worker processes that ran an
+        epoch ahead of their stop have no say in it."""
+        for number, row in self.rows.items():
+            if row["state"] == "running":
+                row["state"] = "interrupted"
+            self.write_status(number)
+
+    def _say(self, line: str) -> None:
+        self.console.print(f"[{_clock(time.monotonic() - self.started)}] {line}", highlight=False)
+
+    def _table(self) -> Table:
+        done = sum(row["state"] not in ("running",) for row in self.rows.values())
+        left = "" if self.deadline is None else f", {_clock(self.deadline - time.monotonic())} left"
+        elapsed = _clock(time.monotonic() - self.started)
+        table = Table(title=f"{done} of {self.total} trials, {elapsed}{left}", title_justify="left")
+        for name in ("trial", "state", "network", "epoch", "log loss", "accuracy", "images/s"):
+            table.add_column(name, justify="left" if name in ("state", "network") else "right")
+        running = [n for n, row in self.rows.items() if row["state"] == "running"]
+        ended = [n for n, row in self.rows.items() if row["state"] != "running"]
+        ended.sort(key=lambda n: self.rows[n]["loss"] or float("inf"))
+        for number in (running + ended)[:SHOWN]:
+            row = self.rows[number]
+            loss = "" if row["loss"] is None else f"{row['loss']:.4f}"
+            accuracy = "" if row["accuracy"] is None else f"{100 * row['accuracy']:.2f} %"
+            speed = f"{row['speed']:,.0f}" if row["state"] == "running" and "speed" in row else ""
+            epoch = f"{row['epoch']}/{row['epochs']}"
+            table.add_row(str(number), row["state"], row["model"], epoch, loss, accuracy, speed)
+        return table
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(max(int(seconds), 0), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes:02d}:{seconds:02d}"

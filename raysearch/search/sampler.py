@@ -1,0 +1,180 @@
+"""Optuna behind Tune's Searcher: ask and tell on a journal that outlives the process.
+
+Tune's own OptunaSearch tells stopped trials as finished scores, leaves diverged ones running
+for ever, and cannot resume a journal that is ahead of Tune's snapshot. Here the study is the one
+ledger: a trial that the scheduler stops is PRUNED with its last value, one that failed is FAIL,
+and one that is RUNNING when a search starts was interrupted and is handed out again.
+"""
+
+import logging
+import math
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.search import Searcher
+
+from raysearch.config import TrainConfig
+from raysearch.errors import ConfigError
+from raysearch.space import Dimension, SearchSpace
+
+METRIC = "validation_log_loss"
+STUDY_NAME = "raysearch"
+log = logging.getLogger(__name__)
+
+
+def open_study(journal: Path, sampler: str, seed: int) -> optuna.Study:
+    """The study in ``journal``, made where there is none. Only one process may write to it."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        study_name=STUDY_NAME,
+        storage=JournalStorage(JournalFileBackend(str(journal))),
+        sampler=make_sampler(sampler, seed),
+        direction="minimize",
+        load_if_exists=True,
+    )
+
+
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """Every argument that Optuna 4 and 5 default differently is given."""
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    if name == "tpe":
+        return optuna.samplers.TPESampler(
+            seed=seed,
+            n_startup_trials=10,
+            n_ei_candidates=24,
+            multivariate=True,
+            group=True,
+            constant_liar=True,
+            warn_independent_sampling=False,
+        )
+    raise ConfigError(f"There is no sampler {name!r}. Known: tpe, random.")
+
+
+class StudySearcher(Searcher):
+    """Hands out ``{"trial": number, "train": TrainConfig as JSON}`` until ``trials`` were made.
+
+    Args:
+        deadline: `time.monotonic` after which no epoch should run, or None. A trial that would
+            end later is started with as many epochs as fit (its learning rate schedule with
+            them), and not at all where fewer than half of them would.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        space: SearchSpace,
+        *,
+        trials: int,
+        epochs: int,
+        seed: int,
+        deadline: float | None = None,
+    ):
+        super().__init__(metric=METRIC, mode="min")
+        self.study, self.space = study, space
+        self.trials, self.epochs, self.seed, self.deadline = trials, epochs, seed, deadline
+        existing = study.get_trials(deepcopy=False)
+        if not existing:
+            for known in space.known_values:
+                study.enqueue_trial(known)
+        self.interrupted = deque(t for t in existing if t.state == TrialState.RUNNING)
+        self.made = sum(t.state != TrialState.WAITING for t in existing)
+        self.running: dict[str, optuna.Trial] = {}
+        self.epoch_seconds: dict[str, float] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.interrupted:
+            return self._continue(trial_id, self.interrupted.popleft())
+        epochs = self._epochs_that_fit()
+        if self.made >= self.trials or epochs < max(1, self.epochs / 2):
+            return Searcher.FINISHED
+        for _ in range(100):
+            trial = self.study.ask()
+            self.made += 1
+            values = self.space.propose(lambda dimension, t=trial: suggest_value(t, dimension))
+            try:
+                config = self.space.build(values, epochs=epochs, seed=self.seed + trial.number)
+            except ConfigError as error:
+                trial.set_user_attr("error", str(error))
+                self.study.tell(trial, state=TrialState.FAIL)
+                continue
+            trial.set_user_attr("train", config.model_dump(mode="json"))
+            self.running[trial_id] = trial
+            return _payload(trial.number, config)
+        log.error("100 proposals in a row were not valid configurations: the search ends here")
+        return Searcher.FINISHED
+
+    def _continue(self, trial_id: str, frozen: FrozenTrial) -> dict[str, Any] | None:
+        trial = optuna.Trial(self.study, frozen._trial_id)
+        if "train" not in frozen.user_attrs:  # killed between ask and the first thing it said
+            self.study.tell(trial, state=TrialState.FAIL)
+            return None
+        self.running[trial_id] = trial
+        return _payload(frozen.number, TrainConfig.model_validate(frozen.user_attrs["train"]))
+
+    def _epochs_that_fit(self) -> float:
+        """Epochs of a whole trial that end before the deadline, at the median pace so far."""
+        if self.deadline is None:
+            return self.epochs
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            return 0
+        if not self.epoch_seconds:
+            return self.epochs
+        paces = sorted(self.epoch_seconds.values())
+        return min(self.epochs, int(left / paces[len(paces) // 2]))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self.epoch_seconds[trial_id] = result["seconds"]
+        self._report(self.running[trial_id], result)
+
+    def _report(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
+        known = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        value, epoch = float(result[METRIC]), int(result["epoch"])
+        if math.isfinite(value) and epoch not in known:
+            trial.report(value, epoch)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Called by Tune for trials that ended or that the scheduler stopped, never for those
+        that the end of the search cuts off: they stay RUNNING, for resume."""
+        trial = self.running.pop(trial_id, None)
+        if trial is None:
+            return
+        if error or not result or "status" in result:
+            self.study.tell(trial, state=TrialState.FAIL)
+            return
+        self._report(trial, result)
+        values = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        if int(result["epoch"]) >= int(result["epochs"]):
+            self.study.tell(trial, min(values.values()))
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED)
+
+    def save(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """The journal is the state."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def suggest_value(trial: optuna.Trial, dimension: Dimension) -> Any:
+    if dimension.kind == "choice":
+        return trial.suggest_categorical(dimension.name, list(dimension.choices))
+    suggest = trial.suggest_int if dimension.kind == "int" else trial.suggest_float
+    step = {} if dimension.step is None else {"step": dimension.step}
+    return suggest(dimension.name, dimension.low, dimension.high, log=dimension.log, **step)
+
+
+def _payload(number: int, config: TrainConfig) -> dict[str, Any]:
+    return {"trial": number, "train": config.model_dump(mode="json")}

@@ -1,0 +1,170 @@
+"""The search itself: Tune's event loop over our searcher, scheduler and executors."""
+
+import shutil
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from rich.console import Console
+
+from raysearch.errors import RunError
+from raysearch.search.plan import Plan
+from raysearch.search.progress import Progress
+from raysearch.search.sampler import METRIC, StudySearcher, open_study
+from raysearch.search.train_executor import TrainTrial
+from raysearch.search.worker import train_inline
+from raysearch.space import SearchSpace
+from raysearch.train.trial import trial_folders
+
+
+@dataclass(frozen=True)
+class SearchEnd:
+    """How a search ended: ``statuses`` counts its trials by status."""
+
+    statuses: dict[str, int]
+    interrupted: bool
+    seconds: float
+
+
+def run_search(
+    run: Path,
+    data: Path,
+    space: SearchSpace,
+    plan: Plan,
+    *,
+    seed: int,
+    deadline: float | None,
+    console: Console,
+) -> SearchEnd:
+    """Run or continue the search in the folder ``run``; Ray must be up.
+
+    ``deadline`` is a `time.monotonic`. Raises `RunError` when no trial finished an epoch.
+    """
+    begin = time.monotonic()
+    searcher = StudySearcher(
+        open_study(run / "study.log", space.search.sampler, seed),
+        space,
+        trials=plan.trials,
+        epochs=plan.epochs,
+        seed=seed,
+        deadline=deadline,
+    )
+    progress = Progress(str(run), plan.trials, console, deadline)
+    staging = tempfile.mkdtemp(prefix="raysearch-tune-")
+    payload = {"run": str(run), "data": str(data), "threads": plan.threads}
+    trainable = make_trainable(plan, payload, staging)
+    with interruptible() as interrupt, progress:
+        try:
+            tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    search_alg=searcher,
+                    scheduler=make_scheduler(space, plan.epochs),
+                    num_samples=-1,
+                    max_concurrent_trials=plan.concurrent,
+                    reuse_actors=plan.executor == "inline",
+                    trial_dirname_creator=lambda trial: trial.trial_id,
+                ),
+                run_config=tune.RunConfig(
+                    name="search",
+                    storage_path=staging,
+                    verbose=0,
+                    callbacks=[progress],
+                    stop=EndOfSearch(deadline, interrupt),
+                    failure_config=tune.FailureConfig(max_failures=3),
+                ),
+            ).fit()
+        finally:
+            progress.close()
+            shutil.rmtree(staging, ignore_errors=True)
+    statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
+    return SearchEnd(dict(statuses), interrupt.is_set, time.monotonic() - begin)
+
+
+def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
+    """The executor of ``plan``, with what every trial is given and what it needs to start."""
+    if plan.executor == "inline":
+        def inline(config: dict[str, Any]) -> None:
+            train_inline(payload | config)
+
+        return tune.with_resources(inline, plan.resources)
+
+    class Trial(TrainTrial):
+        def setup(self, config: dict[str, Any]) -> None:
+            super().setup(
+                payload
+                | config
+                | {
+                    "workers": plan.workers,
+                    "worker_resources": {k.upper(): v for k, v in plan.resources.items()},
+                    "backend": plan.backend,
+                    "storage": staging,
+                }
+            )
+
+    # The trial's own actor only waits: its workers hold the resources.
+    return tune.with_resources(Trial, {"cpu": 0, "gpu": 0})
+
+
+def make_scheduler(space: SearchSpace, epochs: int) -> TrialScheduler:
+    """ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020) on epochs."""
+    grace = min(space.search.grace_epochs, epochs)
+    if space.search.scheduler == "none" or grace == epochs:
+        return FIFOScheduler()
+    return ASHAScheduler(
+        time_attr="epoch",
+        metric=METRIC,
+        mode="min",
+        max_t=epochs,
+        grace_period=grace,
+        reduction_factor=space.search.reduction,
+    )
+
+
+class Interrupt:
+    """Set by the first Ctrl-C or SIGTERM; the second one is not caught."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+
+@contextmanager
+def interruptible() -> Iterator[Interrupt]:
+    interrupt = Interrupt()
+    previous = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_signal(number: int, frame: Any) -> None:
+        interrupt.is_set = True
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+    for name in previous:
+        signal.signal(name, on_signal)
+    try:
+        yield interrupt
+    finally:
+        for name, handler in previous.items():
+            signal.signal(name, handler)
+
+
+class EndOfSearch(tune.Stopper):
+    """Ends the whole search at its deadline or an interrupt; single trials it leaves alone."""
+
+    def __init__(self, deadline: float | None, interrupt: Interrupt):
+        self.deadline, self.interrupt = deadline, interrupt
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        late = self.deadline is not None and time.monotonic() >= self.deadline
+        return late or self.interrupt.is_set

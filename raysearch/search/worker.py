@@ -1,0 +1,71 @@
+"""What runs inside Ray's processes: one trial, by either executor, under the same `run_trial`.
+
+Inline: a Tune function, its process and data kept warm from trial to trial. Ray Train: a worker
+group of one or more processes per trial (`raysearch.search.train_executor`). Neither hands Ray a
+checkpoint: the trial's folder holds it, and a process that starts there goes on from it.
+"""
+
+import gc
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raysearch.config import TrainConfig
+from raysearch.data.dataset import Dataset, load_dataset
+from raysearch.train.distributed import Workers
+from raysearch.train.runner import run_trial
+from raysearch.train.trial import TrialFolder
+
+
+@lru_cache(maxsize=1)
+def cached_dataset(folder: str, device: str) -> Dataset:
+    """One set per process: reading and copying it is paid by the first trial alone."""
+    return load_dataset(folder, device)
+
+
+def run_payload(
+    payload: dict[str, Any], device: torch.device, report: Any, workers: Workers | None = None
+) -> None:
+    """Run ``{"trial", "train", "run", "data", "threads"}`` and report each epoch's metrics.
+
+    A run that diverged or ran out of memory reports once more, with its status.
+    """
+    torch.set_num_threads(payload["threads"])
+    config = TrainConfig.model_validate(payload["train"])
+    folder = Path(payload["run"]) / "trials" / f"{payload['trial']:04d}"
+    dataset = cached_dataset(payload["data"], str(device))
+    last = {"epoch": 0, "validation_log_loss": float("inf"), "seconds": 0.0}
+    about = {"trial": payload["trial"], "epochs": config.epochs}
+
+    def on_epoch(metrics: dict[str, float]) -> None:
+        last.update(metrics)
+        report(about | metrics)
+
+    status = run_trial(
+        folder, payload["trial"], config, dataset, device=device, report=on_epoch, workers=workers
+    )
+    if status != "completed":
+        report(about | last | {"status": status})
+    elif not last["epoch"]:  # everything was done by an earlier process, and only the end is new
+        report(about | finished_epoch(folder))
+
+
+def finished_epoch(folder: Path) -> dict[str, float]:
+    from raysearch.train.runner import read_metrics
+
+    return read_metrics(TrialFolder(folder).metrics)[-1]
+
+
+def train_inline(payload: dict[str, Any]) -> None:
+    """Tune's function trainable."""
+    from ray import tune
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        run_payload(payload, device, tune.report)
+    finally:
+        gc.collect()
+        if device.type == "cuda":
+            torch.cuda.empty_cache()

@@ -1,0 +1,86 @@
+"""`load_space`: read a file, check it as a whole, hand out a `SearchSpace`."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from raysearch.config import describe
+from raysearch.errors import ConfigError, did_you_mean
+from raysearch.space.checking import check_configurations
+from raysearch.space.conditions import in_order, worlds
+from raysearch.space.known import known_values
+from raysearch.space.parsing import parse_train
+from raysearch.space.searchspace import SearchSpace
+from raysearch.space.settings import SearchConfig
+from raysearch.space.shipped import resolve_space
+from raysearch.yamlfile import Document, load_yaml
+
+_SECTIONS = ("description", "search", "train", "known")
+
+
+def load_space(space: Path | str) -> SearchSpace:
+    """The space in the file ``space``, or the shipped one of that name, checked.
+
+    A checked space builds a valid `TrainConfig`, whose network can be built, from every choice
+    and from both ends of every range, under every combination of conditions. Raises
+    `ConfigError` with file, line and column.
+    """
+    document = load_yaml(resolve_space(space))
+    _check_sections(document)
+    draft = parse_train(document)
+    dimensions = in_order(draft)
+    check_configurations(draft, worlds(draft, dimensions))
+    known = _known(document)
+    return SearchSpace(
+        file=document.file,
+        description=document.values.get("description") or "",
+        search=_search(document),
+        dimensions=dimensions,
+        constants=draft.constants,
+        known=known,
+        known_values=known_values(draft, dimensions, known),
+        source_text=document.text,
+    )
+
+
+def _check_sections(document: Document) -> None:
+    for name in document.values:
+        if name not in _SECTIONS:
+            hint = did_you_mean(name, _SECTIONS)
+            message = f"unknown section {name!r}{hint}. Known: {', '.join(_SECTIONS)}."
+            raise document.error((name,), message, key=True)
+    if "train" not in document.values:
+        raise document.error((), "the section train is missing: the fields of a training run.")
+    if not isinstance(document.values.get("description", ""), str | None):
+        raise document.error(("description",), "description must be text.")
+
+
+def _search(document: Document) -> SearchConfig:
+    values = document.values.get("search")
+    if values is None:
+        return SearchConfig()
+    if not isinstance(values, dict):
+        raise document.error(("search",), "search must be a mapping of setting to value.")
+    if isinstance(values.get("time_budget"), int | float):
+        message = "time_budget needs a unit, such as 90s, 60m or 1.5h."
+        raise document.error(("search", "time_budget"), message)
+    try:
+        return SearchConfig.model_validate(values)
+    except ConfigError as error:
+        raise document.error(("search", "time_budget"), str(error)) from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        unknown = first["type"] == "extra_forbidden"
+        message = f"search: {describe(error, SearchConfig)}"
+        raise document.error(("search", *first["loc"]), message, key=unknown) from None
+
+
+def _known(document: Document) -> tuple[dict[str, Any], ...]:
+    entries = document.values.get("known")
+    if entries is None:
+        return ()
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        message = "known is a list of mappings, such as - {model.name: vgg, lr: 0.1}."
+        raise document.error(("known",), message)
+    return tuple(entries)

@@ -1,0 +1,63 @@
+"""`SearchConfig`: how to search, the ``search:`` part of a space."""
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raysearch.errors import ConfigError
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600}
+
+
+class SearchConfig(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    trials: Annotated[int, Field(ge=1)] = 20
+    """Configurations to try."""
+    epochs: Annotated[int, Field(ge=1)] = 20
+    """Epochs of a trial that is not stopped early."""
+    time_budget: Annotated[float, Field(gt=0)] | None = None
+    """Wall time of the whole command in seconds (in a file ``90s``, ``60m``, ``1.5h``)."""
+    sampler: Literal["tpe", "random"] = "tpe"
+    """Optuna's multivariate TPE, or independent random draws."""
+    scheduler: Literal["asha", "none"] = "asha"
+    """Asynchronous successive halving over epochs, or every trial to its end."""
+    grace_epochs: Annotated[int, Field(ge=1)] = 1
+    """ASHA's first rung: no trial is stopped before it."""
+    reduction: Annotated[int, Field(ge=2)] = 3
+    """At each of ASHA's rungs one in so many trials goes on."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the sampler and of every trial's training."""
+
+    @field_validator("time_budget", mode="before")
+    @classmethod
+    def _parse_duration(cls, value: Any) -> Any:
+        return parse_duration(value) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _first_rung_within_epochs(self) -> "SearchConfig":
+        if self.scheduler == "asha" and self.grace_epochs > self.epochs:
+            raise ValueError(
+                f"grace_epochs ({self.grace_epochs}) must not exceed epochs ({self.epochs})"
+            )
+        return self
+
+    def replaced(self, **changes: Any) -> "SearchConfig":
+        """With those of ``changes`` that are not None; fewer epochs lower ``grace_epochs`` too.
+
+        Raises pydantic's `ValidationError`.
+        """
+        values = self.model_dump() | {k: v for k, v in changes.items() if v is not None}
+        values["grace_epochs"] = min(values["grace_epochs"], max(1, values["epochs"]))
+        return SearchConfig.model_validate(values)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of ``90s``, ``30m`` or ``1.5h``. Raises `ConfigError`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([smh])\s*", text)
+    if not match or float(match[1]) == 0:
+        raise ConfigError(
+            f"A duration is a number above 0 and a unit, such as 90s, 30m or 1.5h, not {text!r}."
+        )
+    return float(match[1]) * _SECONDS[match[2]]

@@ -1,0 +1,158 @@
+"""Run one trial into its folder: `fit`, its files, and its end."""
+
+import csv
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from raysearch.config import TrainConfig
+from raysearch.data.dataset import Dataset
+from raysearch.files import write_text
+from raysearch.models.registry import build_model, count_parameters
+from raysearch.probabilities import Probabilities, write_probabilities
+from raysearch.train.checkpoint import load_state, save_state, save_weights
+from raysearch.train.distributed import Workers
+from raysearch.train.loop import Diverged, EpochEnd, fit
+from raysearch.train.trial import TrialFolder, make_record
+
+METRICS = (
+    "epoch",
+    "train_loss",
+    "train_accuracy",
+    "validation_log_loss",
+    "validation_accuracy",
+    "validation_macro_f1",
+    "lr",
+    "images_per_second",
+    "seconds",
+)
+
+
+def run_trial(
+    folder: Path | str,
+    trial: int,
+    config: TrainConfig,
+    dataset: Dataset,
+    *,
+    device: torch.device,
+    report: Callable[[dict[str, float]], None] = lambda metrics: None,
+    workers: Workers | None = None,
+) -> str:
+    """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
+    "completed", "diverged", "out_of_memory".
+
+    ``report`` gets the epoch's metrics once everything about the epoch is on disk; epochs that
+    an earlier process already finished are not reported again. Other exceptions pass through;
+    the folder then says "failed" with the message.
+    """
+    workers = workers or Workers()
+    files = TrialFolder(folder)
+    state = load_state(files.checkpoint, device)
+    recorder = Recorder(files, dataset, config.epochs, workers)
+    recorder.begin(state["epoch"] if state else 0)
+    if workers.leads:
+        network = build_model(
+            config.model, dataset.shape[0], len(dataset.classes), config.image_size
+        )
+        files.write_record(make_record(trial, config, dataset, count_parameters(network)))
+
+    def on_epoch(end: EpochEnd) -> None:
+        recorder.record(end)
+        report(end.metrics)
+
+    try:
+        fit(config, dataset, on_epoch, state, device=device, workers=workers)
+    except Diverged as error:
+        return recorder.finish("diverged", str(error))
+    except torch.OutOfMemoryError as error:
+        message = f"batch_size {config.batch_size} does not fit on {device}: {error}"
+        return recorder.finish("out_of_memory", message)
+    except Exception as error:
+        recorder.finish("failed", f"{type(error).__name__}: {error}")
+        raise
+    return recorder.finish("completed")
+
+
+class Recorder:
+    """Writes the files of a trial, epoch by epoch. Only the leading worker writes.
+
+    The checkpoint is written last in an epoch: what it says was done is on disk.
+    """
+
+    def __init__(self, files: TrialFolder, dataset: Dataset, epochs: int, workers: Workers):
+        self.files, self.dataset, self.epochs, self.workers = files, dataset, epochs, workers
+        self.rows: list[dict] = []
+
+    def begin(self, epoch: int) -> None:
+        """Keep the rows up to ``epoch``, the checkpoint's; later ones will be made again."""
+        self.rows = [row for row in read_metrics(self.files.metrics) if row["epoch"] <= epoch]
+        if self.workers.leads:
+            self.files.path.mkdir(parents=True, exist_ok=True)
+            self.files.write_status("running", epoch)
+
+    def record(self, end: EpochEnd) -> None:
+        row, training = end.metrics, end.training
+        best = min((r["validation_log_loss"] for r in self.rows), default=math.inf)
+        self.rows.append(row)
+        if row["validation_log_loss"] < best:
+            candidates = self._candidates(end)
+            if self.workers.leads:
+                self._save_best(end, candidates)
+        if self.workers.leads:
+            write_metrics(self.files.metrics, self.rows)
+            save_state(self.files.checkpoint, training.state_dict())
+            self.files.write_status("running", int(row["epoch"]))
+
+    def _candidates(self, end: EpochEnd) -> dict:
+        """Candidate name to ``probs_VK``. The unaveraged weights join in the last epoch alone,
+        when the schedule has brought them to rest."""
+        training = end.training
+        candidates = {
+            "ema": end.probs_VK,
+            "ema_mirror": training.validation_probs(training.average.network, mirror=True),
+        }
+        if end.metrics["epoch"] == self.epochs:
+            for name, mirror in (("raw", False), ("raw_mirror", True)):
+                candidates[name] = training.validation_probs(training.network, mirror=mirror)
+        return candidates
+
+    def _save_best(self, end: EpochEnd, candidates: dict) -> None:
+        training = end.training
+        save_weights(self.files.best / "model.safetensors", training.average.network)
+        if "raw" in candidates:
+            save_weights(self.files.best / "raw.safetensors", training.network)
+        precision = "fp32" if training.dtype is None else "bf16"
+        write_probabilities(
+            self.files.validation,
+            Probabilities(
+                candidates=candidates,
+                split="validation",
+                digest=self.dataset.validation.digest,
+                classes=self.dataset.classes,
+                epoch=int(end.metrics["epoch"]),
+                precision=dict.fromkeys(candidates, precision),
+            ),
+        )
+
+    def finish(self, status: str, error: str = "") -> str:
+        if self.workers.leads:
+            epochs = int(self.rows[-1]["epoch"]) if self.rows else 0
+            self.files.write_status(status, epochs, error)
+        return status
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """Rows of metrics.csv, ``epoch`` an int; none where the file is absent."""
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    return [row | {"epoch": int(row["epoch"])} for row in rows]
+
+
+def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
+    lines = [",".join(METRICS)]
+    lines += [",".join(f"{row[name]:.6g}" for name in METRICS) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")

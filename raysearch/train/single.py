@@ -1,0 +1,48 @@
+"""`raysearch train`: one configuration in a folder of its own."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from raysearch.config import TrainConfig
+from raysearch.data.dataset import load_dataset
+from raysearch.errors import ConfigError, RunError
+from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.trial import TrialFolder
+
+
+def train_one(
+    config: TrainConfig, data: Path, folder: Path, device: torch.device, console: Console
+) -> dict[str, Any]:
+    """Train ``config`` on the shards in ``data``, or go on with it where ``folder`` holds it.
+
+    Returns the best epoch's metrics with ``status``, ``parameters`` and ``folder``. Raises
+    `ConfigError` where ``folder`` holds another configuration, `RunError` where it diverged or
+    ran out of memory.
+    """
+    files = TrialFolder(folder)
+    if files.config.exists() and files.read_record().train != config:
+        raise ConfigError(
+            f"{folder} holds a run of another configuration; choose another --out, or remove it."
+        )
+
+    def show(row: dict[str, float]) -> None:
+        console.print(
+            f"epoch {row['epoch']:>3}/{config.epochs}  train loss {row['train_loss']:.4f}  "
+            f"validation log loss {row['validation_log_loss']:.4f}  "
+            f"accuracy {100 * row['validation_accuracy']:5.2f} %  "
+            f"{row['images_per_second']:,.0f} images/s",
+            highlight=False,
+        )
+
+    status = run_trial(folder, 0, config, load_dataset(data, device), device=device, report=show)
+    if status != "completed":
+        raise RunError(f"{status}: {files.read_status()['error']}")
+    best = min(read_metrics(files.metrics), key=lambda row: row["validation_log_loss"])
+    return best | {
+        "status": status,
+        "parameters": files.read_record().parameters,
+        "folder": str(folder),
+    }
