@@ -21,6 +21,7 @@ BUILDERS = {
     "mlp": "raysearch.models.mlp:mlp",
     "dexpression": "raysearch.models.dexpression:dexpression",
     "mini_xception": "raysearch.models.xception:mini_xception",
+    "tiny_xception": "raysearch.models.xception:tiny_xception",
 }
 """``timm/<name>`` besides: any backbone of timm."""
 

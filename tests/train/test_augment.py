@@ -27,7 +27,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def smooth_images(images: int, channels: int = 1, side: int = 24, seed: int = 0) -> torch.Tensor:
-    """Random images in [0.2, 0.8] that vary slowly: a wrong pixel centre shows, round-off does not."""
+    """Random images in [0.2, 0.8] that vary slowly, so that half a pixel off is a small error."""
     coarse = torch.rand(images, channels, 6, 6, generator=generator(seed))
     return 0.2 + 0.6 * torch.nn.functional.interpolate(coarse, (side, side), mode="bilinear")
 
