@@ -87,7 +87,7 @@ def prepare(
         dataset=load_dataset(folder),
         plan=plan,
         seed=space.search.seed if seed is None else seed,
-        time_budget=limits.time_budget or space.search.time_budget_seconds,
+        time_budget=limits.time_budget or space.search.time_budget,
     )
 
 
@@ -114,7 +114,7 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
     description = {
         "command": " ".join(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "space": prepared.space.path.name,
+        "space": prepared.space.file,
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
@@ -206,7 +206,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
     """The plan and its cost, measured with a few steps on this machine."""
     expected: Estimate = estimate(prepared.space, prepared.plan, prepared.dataset, prepared.seed)
     return {
-        "space": prepared.space.path.name,
+        "space": prepared.space.file,
         "data": str(prepared.data),
         "train_images": len(prepared.dataset.train),
         **vars(prepared.plan),
@@ -242,7 +242,7 @@ def new_run_name(data: Path | str | None, space: SearchSpace) -> str:
     """``<data>-<space>-<UTC time>-<4 hex>``."""
     stem = "synthetic" if data is None else Path(data).name.split(".")[0]
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{stem}-{space.path.stem}-{moment}-{secrets.token_hex(2)}"
+    return f"{stem}-{Path(space.file).stem}-{moment}-{secrets.token_hex(2)}"
 
 
 def versions() -> dict[str, str]:

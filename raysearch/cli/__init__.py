@@ -21,10 +21,12 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, run
+    from raysearch.cli import artifact, data, ensemble, run, space
 
     app.add_typer(data.app, name="data")
+    app.add_typer(space.app, name="space")
     run.register(app)
+    ensemble.register(app)
     artifact.register(app)
 
 

@@ -1,7 +1,6 @@
 """Commands that make and read runs: tune, resume, status, train."""
 
 import json
-import re
 import sys
 import time
 from pathlib import Path
@@ -41,13 +40,13 @@ def tune(
     """Search, select, export: from labelled images to a verified ensemble."""
     begin = time.monotonic()
     from raysearch import pipeline
-    from raysearch.space import load_space, resolve_space
+    from raysearch.space import load_space
 
     if executor not in (None, "inline", "train"):
         raise ConfigError(f"--executor must be inline or train, but got {executor!r}.")
     if "://" in storage:
         raise ConfigError(f"--storage must be a folder on this machine, but got {storage!r}.")
-    loaded = load_space(resolve_space(space))
+    loaded = load_space(space)
     run = Path(storage).resolve() / (name or pipeline.new_run_name(data, loaded))
     if (run / "run.yaml").exists():
         raise InputError(
@@ -57,7 +56,7 @@ def tune(
     limits = pipeline.Limits(
         trials=trials,
         epochs=epochs,
-        time_budget=parse_duration(time_budget),
+        time_budget=seconds(time_budget),
         gpus_per_trial=gpus_per_trial,
         workers_per_trial=workers_per_trial,
         concurrent=concurrent,
@@ -83,7 +82,7 @@ def resume(
     from raysearch import pipeline
 
     run = run.resolve()
-    prepared, anything_left = pipeline.resume(run, trials, parse_duration(time_budget))
+    prepared, anything_left = pipeline.resume(run, trials, seconds(time_budget))
     if not anything_left and (run / "ensemble" / "ensemble.json").exists():
         done = prepared.plan.trials
         print(f"{run} is finished: all {done} trials ended. --trials N adds more.", file=sys.stderr)
@@ -140,15 +139,10 @@ def train(
     )
 
 
-def parse_duration(text: str | None) -> float | None:
-    """Seconds of "90s", "30m", "2h" or a plain number of seconds."""
-    if text is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smh]?)", text.strip())
-    seconds = float(match[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[match[2]] if match else 0.0
-    if seconds <= 0:
-        raise ConfigError(f"A duration must look like 90s, 30m or 2h, but got {text!r}.")
-    return seconds
+def seconds(text: str | None) -> float | None:
+    from raysearch.space import parse_duration
+
+    return None if text is None else parse_duration(text)
 
 
 def _stderr() -> Any:

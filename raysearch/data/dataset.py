@@ -12,7 +12,7 @@ from raysearch.data.shards import Shards, open_shards
 
 @dataclass(frozen=True)
 class TensorSplit:
-    """``images_NCHW`` uint8 [0, 255] and ``labels_N`` int64 on one device; ``digest`` names them."""
+    """``images_NCHW`` uint8 [0, 255] and ``labels_N`` int64 on one device, and their digest."""
 
     images_NCHW: Tensor
     labels_N: Tensor

@@ -12,6 +12,7 @@ from torch import distributed as dist
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError
+from raysearch.search.study import example_configs
 from raysearch.space import SearchSpace
 from raysearch.train.device import default_device
 from raysearch.train.distributed import Workers
@@ -106,12 +107,7 @@ class Estimate:
 
 def estimate(space: SearchSpace, plan: Plan, dataset: Dataset, seed: int) -> Estimate:
     """Time a few steps of configurations drawn from ``space`` on this machine's device."""
-    rng = np.random.default_rng(seed)
-    configs = [draw_config(space, rng, plan.epochs) for _ in range(3)]
-    configs += [
-        space.build(complete(space, known, rng), epochs=plan.epochs, seed=seed)
-        for known in space.known_values[:3]
-    ]
+    configs = example_configs(space, epochs=plan.epochs, seed=seed, drawn=3)
     torch.set_num_threads(plan.threads)
     measured = [measure(config, dataset) for config in configs]
     images = len(dataset.train) * plan.trial_epochs
@@ -120,15 +116,6 @@ def estimate(space: SearchSpace, plan: Plan, dataset: Dataset, seed: int) -> Est
     classes, validation = len(dataset.classes), len(dataset.validation)
     disk = plan.trials * (4 * 2 * classes * validation + 5 * weights)
     return Estimate(images, images * pace / plan.concurrent, int(disk))
-
-
-def draw_config(space: SearchSpace, rng: np.random.Generator, epochs: int) -> TrainConfig:
-    return space.build(complete(space, {}, rng), epochs=epochs, seed=0)
-
-
-def complete(space: SearchSpace, known: dict, rng: np.random.Generator) -> dict:
-    """``known`` values, the rest drawn at random."""
-    return space.propose(lambda d: known[d.name] if d.name in known else d.draw(rng))
 
 
 def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[float, int]:

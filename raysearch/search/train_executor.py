@@ -69,9 +69,7 @@ class TrainTrial(tune.Trainable):
                 name=f"trial-{config['trial']:04d}-{self.trial_id}",
                 storage_path=config["storage"],
                 callbacks=[_SendReports(self.messages), _SendHandle(self.messages)],
-                failure_config=ray.train.FailureConfig(
-                    max_failures=2, controller_failure_limit=3
-                ),
+                failure_config=ray.train.FailureConfig(max_failures=2, controller_failure_limit=3),
             ),
         )
         threading.Thread(target=self._fit, args=(trainer,), daemon=True).start()

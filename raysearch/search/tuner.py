@@ -11,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
-from raysearch.errors import RunError
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
-from raysearch.search.sampler import METRIC, StudySearcher, open_study
+from raysearch.search.searcher import METRIC, StudySearcher
+from raysearch.search.study import open_study
 from raysearch.search.train_executor import TrainTrial
 from raysearch.search.worker import train_inline
 from raysearch.space import SearchSpace
@@ -93,6 +92,7 @@ def run_search(
 def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
     """The executor of ``plan``, with what every trial is given and what it needs to start."""
     if plan.executor == "inline":
+
         def inline(config: dict[str, Any]) -> None:
             train_inline(payload | config)
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import BaseModel
 
@@ -180,20 +180,16 @@ def _choices(document: Document, path: str, items: Any, place: Path) -> tuple[tu
 def _range(document: Document, path: str, kind: str, entry: dict, place: Path) -> tuple:
     """low, high, log, step of an int or float dimension."""
 
-    def fail(key: str, message: str) -> None:
+    def fail(key: str, message: str) -> NoReturn:
         raise document.error((*place, key), f"{path}: {message}")
 
-    numbers, wanted = (int, "whole numbers") if kind == "int" else ((int, float), "numbers")
-    bounds = entry[kind]
+    number, wanted = (int, "whole numbers") if kind == "int" else (float, "numbers")
+    bounds, log = entry[kind], entry.get("log", False)
     if not isinstance(bounds, list) or len(bounds) != 2:
         fail(kind, f"{kind} is a list of two {wanted}, [low, high], but got {as_text(bounds)}.")
-    log, step = entry.get("log", False), entry.get("step")
-    for key, number in ((kind, bounds[0]), (kind, bounds[1]), ("step", step)):
-        if isinstance(number, bool) or not isinstance(number, numbers):
-            if key == "step" and "step" not in entry:
-                continue
-            fail(key, f"{key} takes {wanted}, but got {as_text(number)}.")
-    low, high = bounds if kind == "int" else map(float, bounds)
+    if not all(_is_number(bound, kind) for bound in bounds):
+        fail(kind, f"{kind} takes {wanted}, but got {as_text(bounds)}.")
+    low, high = map(number, bounds)
     if low >= high:
         why = " (write a constant for a single value)" if low == high else ""
         fail(kind, f"low < high must hold{why}, but got {as_text(bounds)}.")
@@ -201,17 +197,23 @@ def _range(document: Document, path: str, kind: str, entry: dict, place: Path) -
         fail("log", f"log is true or false, but got {as_text(log)}.")
     if log and low <= 0:
         fail(kind, f"a log scale needs low > 0, but got {as_text(low)}.")
-    if step is None:
+    if "step" not in entry:
         return low, high, log, None
+    step = entry["step"]
     if log:
         fail("step", "step and log cannot be combined; list the values as a choice.")
-    if step <= 0:
-        fail("step", f"step must be above 0, but got {as_text(step)}.")
+    if not _is_number(step, kind) or step <= 0:
+        fail("step", f"step is one of the {wanted} above 0, but got {as_text(step)}.")
     steps = (high - low) / step
     if round(steps) < 1 or abs(steps - round(steps)) > 1e-6:
         fits = low + max(1, int(steps)) * step
         fail("step", f"high must be low plus whole steps, such as {fits:.10g}, not {high:.10g}.")
-    return low, high, log, step if kind == "int" else float(step)
+    return low, high, log, number(step)
+
+
+def _is_number(value: Any, kind: str) -> bool:
+    wanted = int if kind == "int" else (int, float)
+    return isinstance(value, wanted) and not isinstance(value, bool)
 
 
 def _when(document: Document, path: str, entry: dict, place: Path) -> tuple[Condition, ...]:

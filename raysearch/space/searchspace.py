@@ -153,10 +153,8 @@ def nested(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _words(part: dict[str, Any]) -> str:
+    """A part of `SearchSpace._parts` without its name and what it does not set."""
     left_out = ("path", "name", "kind")
-    shown = {
-        k: v
-        for k, v in part.items()
-        if k not in left_out and not (v is None or v is False or v == {})
-    }
+    unset = {"log": False, "step": None, "when": {}}
+    shown = {k: v for k, v in part.items() if k not in left_out and v != unset.get(k, ...)}
     return f"{part['kind']} {json.dumps(shown)}"

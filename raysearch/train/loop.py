@@ -144,23 +144,33 @@ class Training:
         config = self.config
         x = augment(self.preprocess.resize(images_NCHW), config.augment, draws)
         x = self.preprocess.standardize(x)
-        x, partner_N, share = mixup(x, config.mixup, draws)
+        targets = [(1.0, labels_N)]
+        if config.mixup:
+            x, partner_N, share_N = mixup(x, draws, config.mixup)
+            targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits_NK = self.synchronized(x)
         logits_NK = logits_NK.float()
-        smoothing = config.label_smoothing
-        loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing)
-        if share < 1:
-            other = F.cross_entropy(logits_NK, labels_N[partner_N], label_smoothing=smoothing)
-            loss = share * loss + (1 - share) * other
+        loss = self._loss(logits_NK, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
         self.average.update(self.network)
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
-            return torch.stack([loss.detach() * len(labels_N), correct, len(labels_N) + 0 * correct])
+            return torch.stack(
+                [loss.detach() * len(labels_N), correct, len(labels_N) + 0 * correct]
+            )
+
+    def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
+        """Mean cross entropy against a weighted mixture of labels: [(share_N, labels_N), ...]."""
+        smoothing = self.config.label_smoothing
+        losses_N = [
+            share * F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
+            for share, labels in targets
+        ]
+        return torch.stack(losses_N).sum(0).mean()
 
     def _set_lr(self, step: int) -> None:
         lr = learning_rate(self.config, step, self.config.epochs * self.steps_per_epoch)

@@ -1,12 +1,12 @@
 """The folder of one trial: what it was, how it went, and what it leaves for the ensemble.
 
-    config.json                 `TrialRecord`
-    metrics.csv                 one row an epoch
-    status.json                 {"status", "epochs", "error"}
-    checkpoint/                 newest state, for resume
-    best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
-    best/raw.safetensors        the unaveraged ones, where the best epoch was the last
-    validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
+config.json                 `TrialRecord`
+metrics.csv                 one row an epoch
+status.json                 {"status", "epochs", "error"}
+checkpoint/                 newest state, for resume
+best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
+best/raw.safetensors        the unaveraged ones, where the best epoch was the last
+validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
 """
 
 import json
@@ -54,9 +54,7 @@ class TrialRecord:
     def build(self) -> tuple[Preprocess, nn.Module]:
         """Preprocessing and the network, its weights freshly initialized."""
         train = self.train
-        preprocess = Preprocess(
-            train.normalize, train.image_size, list(self.mean), list(self.std)
-        )
+        preprocess = Preprocess(train.normalize, train.image_size, list(self.mean), list(self.std))
         network = build_model(train.model, self.shape[0], len(self.classes), train.image_size)
         return preprocess, network
 

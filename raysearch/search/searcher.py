@@ -10,51 +10,19 @@ import logging
 import math
 import time
 from collections import deque
-from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
-from raysearch.space import Dimension, SearchSpace
+from raysearch.search.study import suggest_value
+from raysearch.space import SearchSpace
 
 METRIC = "validation_log_loss"
-STUDY_NAME = "raysearch"
 log = logging.getLogger(__name__)
-
-
-def open_study(journal: Path, sampler: str, seed: int) -> optuna.Study:
-    """The study in ``journal``, made where there is none. Only one process may write to it."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
-        study_name=STUDY_NAME,
-        storage=JournalStorage(JournalFileBackend(str(journal))),
-        sampler=make_sampler(sampler, seed),
-        direction="minimize",
-        load_if_exists=True,
-    )
-
-
-def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Every argument that Optuna 4 and 5 default differently is given."""
-    if name == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    if name == "tpe":
-        return optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=10,
-            n_ei_candidates=24,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            warn_independent_sampling=False,
-        )
-    raise ConfigError(f"There is no sampler {name!r}. Known: tpe, random.")
 
 
 class StudySearcher(Searcher):
@@ -166,14 +134,6 @@ class StudySearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
-
-
-def suggest_value(trial: optuna.Trial, dimension: Dimension) -> Any:
-    if dimension.kind == "choice":
-        return trial.suggest_categorical(dimension.name, list(dimension.choices))
-    suggest = trial.suggest_int if dimension.kind == "int" else trial.suggest_float
-    step = {} if dimension.step is None else {"step": dimension.step}
-    return suggest(dimension.name, dimension.low, dimension.high, log=dimension.log, **step)
 
 
 def _payload(number: int, config: TrainConfig) -> dict[str, Any]:

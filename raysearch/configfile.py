@@ -1,0 +1,35 @@
+"""`load_train_config`: a training run from a YAML file, with errors that say where."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from raysearch.config import TrainConfig, describe
+from raysearch.errors import ConfigError
+from raysearch.yamlfile import load_yaml
+
+
+def load_train_config(path: Path | str) -> TrainConfig:
+    """The `TrainConfig` whose fields are in the YAML file ``path``.
+
+    Raises `ConfigError` with file, line and column; a network's name, its options and whether
+    it can be built for ``image_size`` are checked too.
+    """
+    from raysearch.models.registry import check_model, unknown_option
+
+    document = load_yaml(path)
+    try:
+        train = TrainConfig.model_validate(document.values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        unknown = first["type"] == "extra_forbidden"
+        message = describe(error, TrainConfig)
+        raise document.error(first["loc"], message, key=unknown) from None
+    option = None
+    try:
+        option = unknown_option(train.model)
+        check_model(train.model, train.image_size)
+    except ConfigError as error:
+        place = ("model", option) if option else ("model", "name")
+        raise document.error(place, str(error), key=option is not None) from None
+    return train
