@@ -84,23 +84,16 @@ class TableReader:
         return in_order(lambda block: self._parse(*block, shape), self._blocks())
 
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Whole lines in blocks of about ``BLOCK`` bytes, each with its first line's number."""
+        """Whole lines in blocks of about ``BLOCK`` bytes, each with its first line's number.
+
+        (A line longer than ``LINE`` is cut, so that its row is refused.)
+        """
         with self._open() as file:
             file.readline(LINE)
-            number, rest = 2, b""
-            while data := file.read(BLOCK):
-                end = data.rfind(b"\n")
-                if end < 0:
-                    rest += data
-                    if len(rest) > LINE:
-                        raise DataError(f"{self.title}:{number} is longer than {LINE:,} bytes.")
-                    continue
-                block = rest + data[:end]
+            number = 2
+            while block := file.read(BLOCK) + file.readline(LINE):
                 yield number, block
-                number += block.count(b"\n") + 1
-                rest = data[end + 1 :]
-            if rest:
-                yield number, rest
+                number += block.count(b"\n")
 
     def _parse(self, number: int, block: bytes, shape: tuple[int, int, int]) -> Batch:
         pixels, labels, splits, sources, rejected = [], [], [], [], []
