@@ -8,7 +8,7 @@ import pytest
 
 
 def fer2013_archive() -> Path | None:
-    """The image archive named by RAYSEARCH_FER2013, or one in ../shared/data beside the checkout."""
+    """The archive named by RAYSEARCH_FER2013, or one in ../shared/data beside the checkout."""
     named = os.environ.get("RAYSEARCH_FER2013")
     beside = Path(__file__).parents[2] / "shared" / "data" / "fer2013" / "fer2013.zip"
     for path in ([Path(named)] if named else []) + [beside]:

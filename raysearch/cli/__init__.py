@@ -21,13 +21,15 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, ensemble, run, space
+    from raysearch.cli import artifact, data, doctor, ensemble, report, run, space
 
     app.add_typer(data.app, name="data")
     app.add_typer(space.app, name="space")
     run.register(app)
     ensemble.register(app)
     artifact.register(app)
+    report.register(app)
+    doctor.register(app)
 
 
 def main() -> None:

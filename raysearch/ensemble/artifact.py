@@ -68,7 +68,9 @@ def load_artifact(folder: Path | str) -> Artifact:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ArtifactError(f"There is no folder {folder}. Give the folder of an exported ensemble.")
+        raise ArtifactError(
+            f"There is no folder {folder}. Give the folder of an exported ensemble."
+        )
     listed = form.verify_sums(folder)
     manifest = form.read_manifest(folder)
     form.check_listed(folder, manifest, listed)
@@ -86,7 +88,7 @@ def write_artifact(
     data: Mapping[str, Any],
     probs_VK: np.ndarray | None = None,
 ) -> None:
-    """Write the ensemble of ``members`` to ``folder`` and check it; members of weight 0 are left out.
+    """Write the ensemble of ``members`` (but those of weight 0) to ``folder`` and check it.
 
     Args:
         records: of each member's trial.
@@ -97,12 +99,12 @@ def write_artifact(
         probs_VK: the selected ensemble's probabilities, from float16 ones of its members.
 
     What was at ``folder`` before is replaced only by a whole, checked ensemble. Raises `RunError`
-    where the files do not reproduce the selection (`verify.check_export`).
+    where the files do not reproduce the selection (`raysearch.ensemble.verify`).
     """
     from raysearch.ensemble.assembly import build_network
     from raysearch.ensemble.card import model_card
     from raysearch.ensemble.onnx import export_onnx
-    from raysearch.ensemble.verify import check_export
+    from raysearch.ensemble.verify import check_graph, check_selection
 
     members = [member for member in members if member.weight > 0]
     if not members:
@@ -111,10 +113,10 @@ def write_artifact(
         _copy_members(partial, members, records)
         manifest = _describe(members, records, temperature, validation, scores, data)
         network = build_network(partial, manifest)
-        export_onnx(network, manifest.input.shape, partial / form.MODEL, _metadata(manifest))
-        exported = check_export(
-            network, partial / form.MODEL, manifest, validation, probs_VK, Path(folder)
-        )
+        torch_VK = check_selection(network, manifest, validation, probs_VK, Path(folder))
+        model = partial / form.MODEL
+        export_onnx(network, manifest.input.shape, model, _metadata(manifest))
+        exported = check_graph(model, torch_VK, manifest, validation, Path(folder))
         manifest = manifest.model_copy(update={"scores": {**scores, "exported": exported}})
         write_json(partial / form.MANIFEST, manifest.model_dump(mode="json"))
         write_text(partial / form.CARD, model_card(manifest, Path(folder).resolve().name))

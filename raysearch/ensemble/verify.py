@@ -22,36 +22,44 @@ ONNX_TOLERANCE = 1e-4
 BATCH_SIZE = 256
 
 
-def check_export(
+def check_selection(
     network: EnsembleNetwork,
-    model: Path,
     manifest: Manifest,
     validation: "Split",
     probs_VK: np.ndarray | None,
     folder: Path,
-) -> dict[str, float]:
-    """Compare selection, PyTorch and ONNX Runtime on the validation split.
+) -> np.ndarray:
+    """Compare ``network`` with the selection on the validation split; return its probabilities.
 
-    Returns the exported graph's ``accuracy`` and ``log_loss`` there, with ``largest_difference``
-    of its probabilities from PyTorch's. Raises `RunError` naming the check that failed, the
-    largest difference and where; ``folder`` is what the export was meant to be called.
+    Raises `RunError` naming the check that failed, the largest difference and where; ``folder``
+    is what the export was meant to be called.
     """
     torch_VK, rounded_VK = predict_network(network, validation.images_NCHW)
     failed = _Failure(manifest.classes, folder)
-    labels_V = validation.labels_N
     if probs_VK is not None:
         failed.unless_close(
             "PyTorch against the selection", rounded_VK, probs_VK, SELECTED_TOLERANCE
         )
-    _check_scores(failed, rounded_VK, labels_V, manifest.scores["validation"])
+    _check_scores(failed, rounded_VK, validation.labels_N, manifest.scores["validation"])
+    return torch_VK
 
+
+def check_graph(
+    model: Path, torch_VK: np.ndarray, manifest: Manifest, validation: "Split", folder: Path
+) -> dict[str, float]:
+    """Compare the exported graph with PyTorch's ``torch_VK``; raises as `check_selection` does.
+
+    Returns the graph's ``accuracy`` and ``log_loss`` on the validation split, and the
+    ``largest_difference`` of a probability.
+    """
     session = open_session(model, manifest.input.shape, len(manifest.classes))
     onnx_VK = run_session(session, validation.images_NCHW, BATCH_SIZE)
+    failed = _Failure(manifest.classes, folder)
     failed.unless_close("ONNX Runtime against PyTorch", onnx_VK, torch_VK, ONNX_TOLERANCE)
     failed.unless_same_label(onnx_VK, torch_VK, 2 * ONNX_TOLERANCE)
     return {
-        "accuracy": metrics.accuracy(onnx_VK, labels_V),
-        "log_loss": metrics.log_loss(onnx_VK, labels_V),
+        "accuracy": metrics.accuracy(onnx_VK, validation.labels_N),
+        "log_loss": metrics.log_loss(onnx_VK, validation.labels_N),
         "largest_difference": float(np.abs(onnx_VK - torch_VK).max()),
     }
 
@@ -126,9 +134,7 @@ class _Failure:
                 f"against {expected_VK[image, label]:.6f}), where {tolerance:g} is allowed",
             )
 
-    def unless_same_label(
-        self, onnx_VK: np.ndarray, torch_VK: np.ndarray, tie: float
-    ) -> None:
+    def unless_same_label(self, onnx_VK: np.ndarray, torch_VK: np.ndarray, tie: float) -> None:
         differ_V = (onnx_VK.argmax(1) != torch_VK.argmax(1)) & (margins(torch_VK) >= tie)
         if differ_V.any():
             image = int(differ_V.argmax())

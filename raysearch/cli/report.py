@@ -1,0 +1,24 @@
+"""``raysearch report``: the offline page of a run."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(report)
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Write RUN/report.html and RUN/trials.csv from what the run has left so far."""
+    from raysearch.report.page import write_report
+    from raysearch.report.tables import write_leaderboard
+
+    write_leaderboard(run)
+    page = write_report(run)
+    print(json.dumps({"report": str(page)}) if as_json else page)
