@@ -117,7 +117,7 @@ def _skipped_lines(skipped: dict[str, str]) -> list[str]:
     for name, reason in skipped.items():
         by_reason.setdefault(reason, []).append(name)
     return [
-        f"left out {len(names)} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''}): {reason}"
+        f"left out {len(names)} ({', '.join(names[:4] + ['...'] * (len(names) > 4))}): {reason}"
         for reason, names in by_reason.items()
     ]
 
