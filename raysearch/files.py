@@ -74,8 +74,12 @@ def atomic_folder(folder: Path | str) -> Iterator[Path]:
 
 
 def _owner_is_alive(partial: Path) -> bool:
+    """Our own number means an earlier process that had it, as the first one in a container."""
     try:
-        os.kill(int(partial.name.split(".")[-2]), 0)
+        owner = int(partial.name.split(".")[-2])
+        if owner == os.getpid():
+            return False
+        os.kill(owner, 0)
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:

@@ -5,10 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a test that is only slow.
+settings.register_profile("raysearch", deadline=None)
+settings.load_profile("raysearch")
 
 
 def fer2013_archive() -> Path | None:
-    """The image archive named by RAYSEARCH_FER2013, or one in ../shared/data beside the checkout."""
+    """The archive named by RAYSEARCH_FER2013, or one in ../shared/data beside the checkout."""
     named = os.environ.get("RAYSEARCH_FER2013")
     beside = Path(__file__).parents[2] / "shared" / "data" / "fer2013" / "fer2013.zip"
     for path in ([Path(named)] if named else []) + [beside]:
