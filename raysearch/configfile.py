@@ -15,7 +15,7 @@ def load_train_config(path: Path | str) -> TrainConfig:
     Raises `ConfigError` with file, line and column; a network's name, its options and whether
     it can be built for ``image_size`` are checked too.
     """
-    from raysearch.models.registry import check_model, unknown_option
+    from raysearch.models.registry import check_model, faulty_option
 
     document = load_yaml(path)
     try:
@@ -25,11 +25,10 @@ def load_train_config(path: Path | str) -> TrainConfig:
         unknown = first["type"] == "extra_forbidden"
         message = describe(error, TrainConfig)
         raise document.error(first["loc"], message, key=unknown) from None
-    option = None
     try:
-        option = unknown_option(train.model)
         check_model(train.model, train.image_size)
     except ConfigError as error:
-        place = ("model", option) if option else ("model", "name")
+        option = faulty_option(train.model, train.image_size)
+        place = ("model", option or "name")
         raise document.error(place, str(error), key=option is not None) from None
     return train

@@ -1,5 +1,6 @@
 """Files that are either whole or absent, whatever kills the process that writes them."""
 
+import ctypes
 import hashlib
 import json
 import os
@@ -48,11 +49,12 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 @contextmanager
-def atomic_folder(folder: Path | str) -> Iterator[Path]:
+def atomic_folder(folder: Path | str, replace: bool = False) -> Iterator[Path]:
     """Yield a new temporary folder beside ``folder``; on success it takes that name.
 
     Anything that goes wrong, an interrupt included, removes it. What an earlier SIGKILL left
-    behind under the same name is removed first. ``folder`` must not exist.
+    behind under the same name is removed first. ``folder`` must not exist, unless ``replace``:
+    then it stays as it is until the new one is whole.
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -67,10 +69,28 @@ def atomic_folder(folder: Path | str) -> Iterator[Path]:
             if path.is_file():
                 with open(path, "rb") as file:
                     os.fsync(file.fileno())
-        os.rename(temporary, folder)
+        if replace and folder.exists():
+            _exchange(temporary, folder)
+        else:
+            os.rename(temporary, folder)
         sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _exchange(first: Path, second: Path) -> None:
+    """Swap two folders' names: in one step where the system can (Linux), else in three."""
+    try:
+        here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+        rename = ctypes.CDLL(None).renameat2
+        if rename(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0:
+            return
+    except (OSError, AttributeError):
+        pass
+    aside = second.with_name(f".{second.name}.{uuid.uuid4().hex[:8]}.old")
+    os.rename(second, aside)
+    os.rename(first, second)
+    os.rename(aside, first)
 
 
 def _owner_is_alive(partial: Path) -> bool:

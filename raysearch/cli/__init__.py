@@ -21,11 +21,12 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, doctor, report, run, space
+    from raysearch.cli import artifact, data, doctor, ensemble, report, run, space
 
     app.add_typer(data.app, name="data")
     app.add_typer(space.app, name="space")
     run.register(app)
+    ensemble.register(app)
     artifact.register(app)
     report.register(app)
     doctor.register(app)

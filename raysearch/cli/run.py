@@ -119,10 +119,10 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration, without a search and without Ray."""
+    from raysearch.configfile import load_train_config
     from raysearch.pipeline import resolve_data
     from raysearch.train.device import default_device
     from raysearch.train.single import train_one
-    from raysearch.yamlfile import load_train_config
 
     changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
     loaded = load_train_config(config).model_copy(update=changes)

@@ -28,7 +28,7 @@ def check(space: File) -> None:
         _count(len(loaded.known), "known configuration"),
         f"{_count(search.trials, 'trial')} of up to {_count(search.epochs, 'epoch')}",
     ]
-    typer.echo(f"{loaded.file}: ok, {', '.join(parts)}")
+    typer.echo(f"{loaded.path}: ok, {', '.join(parts)}")
 
 
 @app.command()

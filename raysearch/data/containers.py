@@ -7,7 +7,6 @@ read: number of members, unpacked size, and its ratio to the file's size.
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
@@ -168,8 +167,3 @@ def check_bounds(path: Path, members: int, unpacked: int, verb: str) -> None:
             f"{path} ({packed:,} bytes) {verb} {unpacked:,} bytes; at most {most:,} are read "
             "because more looks like an archive bomb. Unpack it yourself and give the folder."
         )
-
-
-def walk_names(names: list[str], suffixes: frozenset[str]) -> Iterator[str]:
-    """The names with one of ``suffixes``, whatever the case."""
-    return (name for name in names if os.path.splitext(name)[1].lower() in suffixes)

@@ -1,7 +1,6 @@
 """One image file to uint8 pixels, without trusting it: bounded before anything is decoded."""
 
 import io
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +55,16 @@ def decode(data: bytes, size: tuple[int, int], channels: int) -> np.ndarray:
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def resized(images_NCHW: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+    """uint8 gray [N, 1, H, W] to [N, *shape]: resampled as in `decode`, gray repeated for RGB."""
+    size = (shape[2], shape[1])
+    if images_NCHW.shape[2:] != shape[1:] and len(images_NCHW):
+        pictures = [Image.fromarray(image[0]) for image in images_NCHW]
+        fitted = [ImageOps.fit(picture, size, Image.Resampling.BICUBIC) for picture in pictures]
+        images_NCHW = np.stack([np.asarray(picture)[None] for picture in fitted])
+    return np.broadcast_to(images_NCHW.reshape(-1, 1, *shape[1:]), (len(images_NCHW), *shape))
+
+
 def _opened(data: bytes) -> Image.Image:
     """The image with only its header read, refused where its claims pass the bounds."""
     if len(data) > FILE_BYTES:
@@ -63,9 +72,7 @@ def _opened(data: bytes) -> Image.Image:
     if not data:
         raise BadImage("empty file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data))
     except UnidentifiedImageError:
         raise BadImage("not an image of a known format") from None
     except Image.DecompressionBombError as error:

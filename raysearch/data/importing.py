@@ -10,8 +10,9 @@ from statistics import median
 import numpy as np
 
 from raysearch.data.layouts import SPLIT_NAMES, order_classes
-from raysearch.data.shards import MANIFEST, SPLITS, digests_of, write_shards
-from raysearch.data.sources import Reader, open_source
+from raysearch.data.rows import Reader
+from raysearch.data.shards import MANIFEST, SPLITS, write_shards
+from raysearch.data.sources import describe_sources, open_source
 from raysearch.data.splits import SHARE, cut
 from raysearch.errors import DataError
 from raysearch.files import atomic_folder
@@ -59,7 +60,7 @@ def import_data(
     started = time.perf_counter()
     out = Path(out)
     _check_free(out)
-    readers = [(split, open_source(path)) for split, path in _parse_sources(sources)]
+    readers = _open_readers(sources)
     classes = order_classes(set().union(*(reader.class_names() for _, reader in readers)))
     shape = _choose_shape([reader for _, reader in readers], image_size, channels)
     with atomic_folder(out) as folder:
@@ -81,7 +82,7 @@ def import_data(
         (folder / "rows.tmp").unlink()
     return ImportReport(
         path=out,
-        found="; ".join(dict.fromkeys(reader.found for _, reader in readers)),
+        found=describe_sources(readers),
         notes=tuple(note for _, reader in readers for note in reader.notes) + tuple(notes),
         images={name: manifest["splits"][name]["rows"] for name in SPLITS},
         classes=classes,
@@ -119,8 +120,8 @@ def _read_all(
     with open(spool, "wb") as file:
         for split, reader in readers:
             for batch in reader.read(shape):
-                file.write(np.ascontiguousarray(batch.images_NCHW).data)
-                digests.append(digests_of(batch.images_NCHW))
+                file.write(batch.images_NCHW.data)
+                digests.append(batch.digests_N16)
                 labels += [number[label.casefold()] for label in batch.labels]
                 splits += [split] * len(batch.labels) if split else batch.splits
                 sources += batch.sources
@@ -194,6 +195,14 @@ def _choose_shape(
     return (channels, image_size or 48, image_size or 48)
 
 
+def _open_readers(sources: Sequence[str]) -> list[tuple[str, Reader]]:
+    return [
+        (named or told, reader)
+        for named, path in _parse_sources(sources)
+        for told, reader in open_source(path)
+    ]
+
+
 def _parse_sources(sources: Sequence[str]) -> list[tuple[str, Path]]:
     parsed = []
     for source in sources:
@@ -241,7 +250,7 @@ def _write_rejected(path: Path, rejected: Sequence[tuple[str, str]]) -> None:
 
 def _provenance(readers: Sequence[tuple[str, Reader]], seed: int) -> dict:
     return {
-        "found": "; ".join(dict.fromkeys(reader.found for _, reader in readers)),
+        "found": describe_sources(readers),
         "names": [reader.title for _, reader in readers],
         "seed": seed,
     }

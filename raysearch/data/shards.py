@@ -68,13 +68,14 @@ class Split:
     @cached_property
     def labels_N(self) -> np.ndarray:
         """int64 [N], positions in `Shards.classes`."""
-        parts = [batch.column("label").to_numpy() for batch in self._batches]
+        parts = [_values(batch.column("label"), np.int16) for batch in self._batches]
         return _joined(parts, np.empty(0, np.int16)).astype(np.int64)
 
     @cached_property
     def digests_N16(self) -> np.ndarray:
         """uint8 [N, 16]."""
-        parts = [_fixed_binary(batch.column("digest")) for batch in self._batches]
+        parts = [_values(batch.column("digest"), "V16") for batch in self._batches]
+        parts = [part.view(np.uint8).reshape(-1, 16) for part in parts]
         return _joined(parts, np.empty((0, 16), np.uint8))
 
     @cached_property
@@ -211,22 +212,32 @@ def _write_batch(
     sources: Sequence[str],
     digests_N16: np.ndarray,
 ) -> None:
-    flat = pa.array(np.ascontiguousarray(images_NCHW).reshape(-1))
     shape = images_NCHW.shape[1:]
-    storage = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(shape)))
-    digest = pa.py_buffer(np.ascontiguousarray(digests_N16).tobytes())
-    batch = pa.record_batch(
-        {
-            "image": pa.ExtensionArray.from_storage(
-                pa.fixed_shape_tensor(pa.uint8(), shape), storage
-            ),
-            "label": pa.array(labels_N.astype(np.int16)),
-            "source": pa.array(sources, pa.string()),
-            "digest": pa.Array.from_buffers(pa.binary(16), len(labels_N), [None, digest]),
-        }
+    pixels = pa.FixedSizeListArray.from_arrays(
+        _array(pa.uint8(), images_NCHW), type=pa.list_(pa.uint8(), int(np.prod(shape)))
     )
+    columns = {
+        "image": pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), shape), pixels),
+        "label": _array(pa.int16(), labels_N.astype(np.int16)),
+        "source": _strings(sources),
+        "digest": _array(pa.binary(16), digests_N16, len(digests_N16)),
+    }
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
+
+
+def _array(kind: pa.DataType, values: np.ndarray, length: int | None = None) -> pa.Array:
+    """Arrow over NumPy's memory. (`pa.array` would import pandas, which takes most of a second.)"""
+    buffer = pa.py_buffer(np.ascontiguousarray(values).reshape(-1))
+    return pa.Array.from_buffers(kind, values.size if length is None else length, [None, buffer])
+
+
+def _strings(values: Sequence[str]) -> pa.StringArray:
+    encoded = [value.encode("utf-8", "backslashreplace") for value in values]
+    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers)
 
 
 def _read_batch(path: Path) -> pa.RecordBatch:
@@ -237,9 +248,9 @@ def _read_batch(path: Path) -> pa.RecordBatch:
         raise DataError(f"{path} is not a whole Arrow file ({error}). {_REMEDY}") from None
 
 
-def _fixed_binary(column: pa.FixedSizeBinaryArray) -> np.ndarray:
-    whole = np.frombuffer(column.buffers()[1], dtype=np.uint8).reshape(-1, 16)
-    return whole[column.offset : column.offset + len(column)]
+def _values(column: pa.Array, dtype: type | str) -> np.ndarray:
+    """NumPy over Arrow's memory. (`to_numpy` would import pandas.)"""
+    return np.frombuffer(column.buffers()[1], dtype)[column.offset :][: len(column)]
 
 
 def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:

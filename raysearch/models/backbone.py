@@ -151,9 +151,8 @@ def _unstride(conv: nn.Conv2d, reduced: int) -> None:
     conv.stride = (max(1, _stride(conv) * reduced // 4),) * 2
     kernel = conv.kernel_size[0]
     if kernel % 2 == 0 or (kernel > 3 and reduced == 1):
-        deviation = float(conv.weight.detach().std()) * kernel / 3
-        weight = torch.randn(*conv.weight.shape[:2], 3, 3) * deviation
-        conv.weight = nn.Parameter(weight)
+        deviation = conv.weight.detach().std() * (kernel / 3)
+        conv.weight = nn.Parameter(torch.randn(*conv.weight.shape[:2], 3, 3) * deviation)
         conv.kernel_size, conv.padding = (3, 3), (1, 1)
 
 

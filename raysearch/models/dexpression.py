@@ -6,9 +6,12 @@ Expression Recognition", arXiv 1509.05371 (2015), section 3, as it is commonly c
 after the blocks. At 48 pixels: 21 x 21 x 64, pooled to 10 x 10, then 8 x 8 x 272 and 6 x 6 x 272.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
+from raysearch.config import Fraction
 from raysearch.errors import ConfigError
 
 _BLOCK_CHANNELS = 208 + 64
@@ -29,17 +32,20 @@ class FeatEx(nn.Module):
 
 
 def dexpression(
-    channels: int, classes: int, image_size: int, *, blocks: int = 2, dropout: float = 0.5
+    channels: int,
+    classes: int,
+    image_size: int,
+    *,
+    blocks: Literal[1, 2] = 2,
+    dropout: Fraction = 0.5,
 ) -> nn.Sequential:
     """``[N, C, S, S]`` to logits ``[N, K]``; 485,671 parameters beside the norm's 128 for two
     blocks, one channel, seven classes and 48 pixels.
 
     Args:
-        blocks: FeatEx blocks, 1 or 2.
+        blocks: FeatEx blocks.
         dropout: before the classifier.
     """
-    if blocks not in (1, 2):
-        raise ConfigError(f"dexpression: blocks must be 1 or 2, but got {blocks!r}.")
     smallest = 11 + 8 * blocks
     if image_size < smallest:
         raise ConfigError(

@@ -2,6 +2,7 @@
 
 from torch import nn
 
+from raysearch.config import Fraction
 from raysearch.errors import ConfigError
 
 
@@ -10,8 +11,8 @@ def mlp(
     classes: int,
     image_size: int,
     *,
-    hidden: list[int] | tuple[int, ...] = (512, 128),
-    dropout: float = 0.2,
+    hidden: list[int] | tuple[int, ...] | int = (512, 128),
+    dropout: Fraction = 0.2,
 ) -> nn.Sequential:
     """``[N, C, S, S]`` to logits ``[N, K]`` through ``hidden`` layers of ReLU units.
 

@@ -9,8 +9,10 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from raysearch.config import ModelConfig
@@ -40,7 +42,22 @@ def build_model(model: ModelConfig, channels: int, classes: int, image_size: int
             f"The network {model.name!r} has no option {option!r}"
             f"{did_you_mean(option, known)}. Its options: {', '.join(known) or 'none'}."
         )
-    return _builder(model.name)(channels, classes, image_size, **model.options)
+    return _builder(model.name)(channels, classes, image_size, **_valid_options(model))
+
+
+def _valid_options(model: ModelConfig) -> dict[str, Any]:
+    """The options as the builder's annotations want them, or `ConfigError`."""
+    parameters = inspect.signature(_builder(model.name)).parameters
+    valid = {}
+    for option, value in model.options.items():
+        try:
+            valid[option] = TypeAdapter(parameters[option].annotation).validate_python(value)
+        except ValidationError as error:
+            rule = error.errors()[0]["msg"]
+            raise ConfigError(
+                f"The network {model.name!r}: {option}: {rule}, but got {value!r}."
+            ) from None
+    return valid
 
 
 def unknown_option(model: ModelConfig) -> str | None:
@@ -61,6 +78,23 @@ def check_model(model: ModelConfig, image_size: int, channels: int = 1, classes:
         # Meta tensors have no values, which some backbones compute with: only a failure
         # with real ones counts.
         _check_by_building(model, image_size, channels, classes)
+
+
+def faulty_option(model: ModelConfig, image_size: int) -> str | None:
+    """The option to blame where `check_model` fails: one that is unknown, or without which the
+    network can be built. None where no single one is."""
+    if model.name.startswith(_TIMM) or model.name in BUILDERS:
+        unknown = unknown_option(model)
+        if unknown:
+            return unknown
+    for option in model.options:
+        rest = {name: value for name, value in model.options.items() if name != option}
+        try:
+            check_model(ModelConfig(name=model.name, **rest), image_size)
+        except ConfigError:
+            continue
+        return option
+    return None
 
 
 def _check_by_building(model: ModelConfig, image_size: int, channels: int, classes: int) -> None:

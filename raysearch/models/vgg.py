@@ -9,8 +9,10 @@ layers are a global average pool.
 
 from collections.abc import Sequence
 
+from pydantic import PositiveInt
 from torch import nn
 
+from raysearch.config import Fraction
 from raysearch.errors import ConfigError
 
 
@@ -37,11 +39,11 @@ def vgg(
     classes: int,
     image_size: int,
     *,
-    width: int = 32,
+    width: PositiveInt = 32,
     depth: int = 8,
     residual: bool = False,
-    dropout: float = 0.2,
-    block_dropout: float = 0.0,
+    dropout: Fraction = 0.2,
+    block_dropout: Fraction = 0.0,
 ) -> nn.Sequential:
     """Stem of ``width`` channels, three stages of 2, 4 and 8 times that, each halving the side.
 

@@ -4,7 +4,10 @@ After Arriaga, Valdenegro-Toro & Plöger, "Real-time Convolutional Neural Networ
 Gender Classification", arXiv 1710.07557 (2017), section 3, which follows Chollet, "Xception", 2017.
 """
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
+
+from raysearch.config import Fraction
 
 
 class SeparableResidual(nn.Module):
@@ -37,7 +40,7 @@ def _separable(channels_in: int, channels_out: int) -> list[nn.Module]:
 
 
 def mini_xception(
-    channels: int, classes: int, image_size: int, *, width: int = 8, dropout: float = 0.0
+    channels: int, classes: int, image_size: int, *, width: PositiveInt = 8, dropout: Fraction = 0.0
 ) -> nn.Sequential:
     """``[N, C, S, S]`` to logits ``[N, K]``, for any ``S`` of 8 or more.
 
@@ -54,7 +57,7 @@ def mini_xception(
 
 
 def tiny_xception(
-    channels: int, classes: int, image_size: int, *, dropout: float = 0.0
+    channels: int, classes: int, image_size: int, *, dropout: Fraction = 0.0
 ) -> nn.Sequential:
     """As `mini_xception`, with stem convolutions of 5 channels and modules of 8, 16, 32 and 64."""
     return _xception(channels, classes, 5, [8, 16, 32, 64], dropout)

@@ -6,6 +6,8 @@ takes each of its corners; the network of each is made on torch's meta device, w
 
 from typing import Any
 
+from pydantic import ValidationError
+
 from raysearch.config import TrainConfig, describe
 from raysearch.errors import ConfigError
 from raysearch.space.conditions import World
@@ -23,6 +25,8 @@ def check_configurations(draft: Draft, worlds: list[World]) -> None:
         free = [d for d in world.active if d.path not in base]
         for dimension in free:
             base[dimension.path] = _corner_settings(dimension)[0]
+        if "model.name" not in base:
+            raise _missing_name(draft, world)
         _check(draft, world, base, None, checked_models)
         for dimension in free:
             for setting in _corner_settings(dimension)[1:]:
@@ -31,6 +35,18 @@ def check_configurations(draft: Draft, worlds: list[World]) -> None:
                     tried.add(key)
                     varied = base | {dimension.path: setting}
                     _check(draft, world, varied, dimension, checked_models)
+
+
+def _missing_name(draft: Draft, world: World) -> ConfigError:
+    deciding = [f"{k}={as_text(v)}" for k, v in world.settings.items() if k not in draft.constants]
+    where = f" where {', '.join(deciding)}" if deciding else ""
+    message = f"model.name is missing{where}: a network's name, such as vgg."
+    if "model.name" in draft.places:
+        return draft.error("model.name", message)
+    others = [path for path in draft.places if path.startswith("model.")]
+    return (
+        draft.error(others[0], message, key=True) if others else _error(draft, world, (), message)
+    )
 
 
 def _corner_settings(dimension: Dimension) -> list[Any]:
@@ -46,8 +62,6 @@ def _check(
     varied: Dimension | None,
     checked_models: set[str],
 ) -> None:
-    from pydantic import ValidationError
-
     try:
         train = TrainConfig.model_validate(nested(settings))
     except ValidationError as error:
@@ -61,19 +75,14 @@ def _check(
 
 
 def _check_model(draft: Draft, world: World, train: TrainConfig, varied: Dimension | None) -> None:
-    from raysearch.models.registry import check_model, unknown_option
+    from raysearch.models.registry import check_model, faulty_option
 
-    try:
-        option = unknown_option(train.model)
-    except ConfigError as error:
-        raise _error(draft, world, ("model", "name"), str(error)) from None
     try:
         check_model(train.model, train.image_size)
     except ConfigError as error:
-        if option:
-            raise _error(draft, world, ("model", option), str(error), key=True) from None
-        path = varied.path.split(".") if varied else ("model", "name")
-        raise _error(draft, world, path, str(error)) from None
+        option = faulty_option(train.model, train.image_size)
+        path = f"model.{option}" if option else varied.path if varied else "model.name"
+        raise _error(draft, world, path.split("."), str(error), key=option is not None) from None
 
 
 def _error(draft: Draft, world: World, loc, message: str, key: bool = False) -> ConfigError:

@@ -5,6 +5,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+
 Kind = Literal["choice", "int", "float", "value"]
 KINDS = ("choice", "int", "float", "value")
 Scalar = None | bool | int | float | str
@@ -55,7 +57,27 @@ class Dimension:
 
     def decode(self, value: Scalar) -> Any:
         """What the field is set to when a sampler picks ``value``."""
-        return self.meanings[self.choices.index(value)] if self.kind == "choice" else value
+        if self.kind == "choice":
+            return self.meanings[self.choices.index(value)]
+        return min(max(value, self.low), self.high)
+
+    def draw(self, rng: np.random.Generator) -> Scalar:
+        """A value at random: evenly over the choices, or the range (its logarithm, with log)."""
+        if self.kind == "choice":
+            return self.choices[int(rng.integers(len(self.choices)))]
+        if self.step or (self.kind == "int" and not self.log):
+            step = self.step or 1
+            steps = int(rng.integers(round((self.high - self.low) / step) + 1))
+            return min(self.low + steps * step, self.high)
+        if self.kind == "int":
+            drawn = round(
+                math.exp(rng.uniform(math.log(self.low - 0.5), math.log(self.high + 0.5)))
+            )
+        elif self.log:
+            drawn = math.exp(rng.uniform(math.log(self.low), math.log(self.high)))
+        else:
+            drawn = rng.uniform(self.low, self.high)
+        return min(max(drawn, self.low), self.high)
 
     def encode(self, setting: Any) -> Scalar:
         """The sampler's value for a field's ``setting``. Raises `ValueError` with the range."""
@@ -78,7 +100,8 @@ class Dimension:
         wanted = int if self.kind == "int" else (int, float)
         if self.low is None or isinstance(value, bool) or not isinstance(value, wanted):
             return False
-        if not self.low <= value <= self.high:
+        slack = 1e-9 * (self.high - self.low)  # a sampler's sum of steps may round past an end
+        if not self.low - slack <= value <= self.high + slack:
             return False
         steps = (value - self.low) / self.step if self.step else 0
         return abs(steps - round(steps)) < 1e-6

@@ -33,7 +33,7 @@ def load_space(space: Path | str) -> SearchSpace:
     check_configurations(draft, worlds(draft, dimensions))
     known = _known(document)
     return SearchSpace(
-        file=document.file,
+        path=Path(document.file),
         description=document.values.get("description") or "",
         search=_search(document),
         dimensions=dimensions,

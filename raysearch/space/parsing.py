@@ -115,9 +115,7 @@ def _alternatives(draft: Draft, path: str, items: list, place: Path) -> list[Dim
     for index, item in enumerate(items):
         here = (*place, index)
         if not isinstance(item, dict):
-            message = (
-                f"{path} lists alternatives; each is a mapping such as {{value: 1, when: ...}}."
-            )
+            message = f"{path}: each alternative is a mapping such as {{value: 1, when: ...}}."
             raise draft.document.error(here, message)
         dimension = _dimension(draft.document, path, item, here, alternative=len(items) > 1)
         if len(items) > 1 and not dimension.when:

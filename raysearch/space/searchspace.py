@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from raysearch.config import TrainConfig, parse_train_config
@@ -17,7 +18,7 @@ from raysearch.space.settings import SearchConfig
 class SearchSpace:
     """A checked space. Made by `raysearch.space.load_space`."""
 
-    file: str
+    path: Path
     description: str
     search: SearchConfig
     dimensions: tuple[Dimension, ...]
@@ -102,7 +103,7 @@ class SearchSpace:
 
     def to_json(self) -> dict[str, Any]:
         return {
-            "file": self.file,
+            "file": str(self.path),
             "description": self.description,
             "fingerprint": self.fingerprint,
             "search": self.search.model_dump(mode="json"),

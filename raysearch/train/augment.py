@@ -122,15 +122,16 @@ def _sampling_grid(p: AugmentParameters, images: int, side: int, device: torch.d
     angle_N = zero_N if p.angle_N is None else p.angle_N * (math.pi / 180)
     right_N, down_N = (zero_N, zero_N) if p.shift_N2 is None else p.shift_N2.mul(2 / side).unbind(1)
     sign_N = zero_N + 1 if p.mirror_N is None else 1 - 2 * p.mirror_N.float()
-    sign_N1 = sign_N[:, None]
-    cos_N1, sin_N1 = (angle_N.cos() / scale_N)[:, None], (angle_N.sin() / scale_N)[:, None]
+    cos_N, sin_N = angle_N.cos() / scale_N, angle_N.sin() / scale_N
 
     centres_S = (torch.arange(side, device=device) * 2 + 1) / side - 1
-    u_NS = centres_S - right_N[:, None]
-    v_NS = centres_S - down_N[:, None]
-    x_NSS = (sign_N1 * cos_N1 * u_NS)[:, None, :] + (sign_N1 * sin_N1 * v_NS)[:, :, None]
-    y_NSS = (-sin_N1 * u_NS)[:, None, :] + (cos_N1 * v_NS)[:, :, None]
-    return torch.stack((x_NSS, y_NSS), dim=3)
+    u_N1S = (centres_S - right_N[:, None])[:, None]
+    v_N1S = (centres_S - down_N[:, None])[:, None]
+    across_N2S = torch.stack((sign_N * cos_N, -sin_N), dim=1)[:, :, None] * u_N1S
+    down_N2S = torch.stack((sign_N * sin_N, cos_N), dim=1)[:, :, None] * v_N1S
+    # x and y as planes: `grid_sample` takes any strides, and interleaving costs more than sampling.
+    grid_N2SS = across_N2S[:, :, None, :] + down_N2S[:, :, :, None]
+    return grid_N2SS.permute(0, 2, 3, 1)
 
 
 def _pointwise(x_NCSS: Tensor, p: AugmentParameters) -> Tensor:

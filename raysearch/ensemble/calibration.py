@@ -1,0 +1,120 @@
+"""Temperature scaling of probabilities (Guo et al. 2017, "On Calibration of Modern Neural
+Networks", section 4.2), for a whole library at once.
+
+Works from probabilities: ``probs ** (1 / temperature)``, renormalized, is the softmax of the
+logits over the temperature. In ``b = 1 / temperature`` the log loss is convex, so Newton's steps
+inside a bracket find its one minimum.
+"""
+
+import numba as nb
+import numpy as np
+from numpy.typing import NDArray
+
+from raysearch.metrics import PROBABILITY_FLOOR, log_loss
+
+LOWEST, HIGHEST = 0.25, 4.0
+"""Bounds of a temperature."""
+
+_NEWTON_STEPS = 40
+_LAST_STEP = 1e-3  # Newton's next one would be about its square.
+
+
+def fit_temperatures(
+    probs_NVK: NDArray[np.float32], labels_V: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """``temperature_N`` in [0.25, 4], each of least log loss for its candidate on these samples.
+
+    Probabilities below 2**-24 are taken for that, so that one sure mistake stays finite.
+    """
+    return 1 / _fit_inverse(np.ascontiguousarray(probs_NVK, np.float32), np.asarray(labels_V))
+
+
+def fit_temperature(probs_VK: NDArray, labels_V: NDArray[np.int64]) -> float:
+    """As `fit_temperatures` for one candidate, and 1 where that would not lower the log loss."""
+    temperature = float(fit_temperatures(probs_VK[None], labels_V)[0])
+    better = log_loss(sharpen(probs_VK, temperature), labels_V) < log_loss(probs_VK, labels_V)
+    return temperature if better else 1.0
+
+
+def calibrate(
+    probs_NVK: NDArray[np.float32], temperature_N: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Each candidate's probabilities at its temperature; rows sum to 1 within float32."""
+    return _power(np.ascontiguousarray(probs_NVK, np.float32), 1 / np.asarray(temperature_N))
+
+
+def sharpen(probs_VK: NDArray, temperature: float) -> NDArray[np.float32]:
+    """`calibrate` for one candidate."""
+    return calibrate(probs_VK[None], np.array([temperature]))[0]
+
+
+@nb.njit(parallel=True, cache=True)
+def _fit_inverse(probs_NVK, labels_V):
+    N, V, K = probs_NVK.shape
+    inverse_N = np.empty(N)
+    for n in nb.prange(N):
+        leads_VK = _log_leads(probs_NVK[n], labels_V)
+        low, high, b = 1 / HIGHEST, 1 / LOWEST, 1.0
+        for _ in range(_NEWTON_STEPS):
+            slope, curvature = _derivatives(leads_VK, b)
+            if slope > 0:
+                high = b
+            else:
+                low = b
+            following = b - slope / curvature if curvature > 0 else low
+            if not low < following < high:
+                following = (low + high) / 2
+            step = abs(following - b)
+            b = following
+            if step < _LAST_STEP:
+                break
+        inverse_N[n] = b
+    return inverse_N
+
+
+@nb.njit(cache=True)
+def _log_leads(probs_VK, labels_V):
+    """Log probability of each class less that of the true class."""
+    V, K = probs_VK.shape
+    leads_VK = np.empty((V, K))
+    for v in range(V):
+        truth = np.log(max(np.float64(probs_VK[v, labels_V[v]]), PROBABILITY_FLOOR))
+        for k in range(K):
+            leads_VK[v, k] = np.log(max(np.float64(probs_VK[v, k]), PROBABILITY_FLOOR)) - truth
+    return leads_VK
+
+
+@nb.njit(cache=True)
+def _derivatives(leads_VK, b):
+    """First and second derivative of the summed log loss in ``b``: per sample the mean and the
+    variance of the leads. Leads are under 17 and ``b`` at most 4, so exp stays finite."""
+    V, K = leads_VK.shape
+    slope = curvature = 0.0
+    for v in range(V):
+        total = first = second = 0.0
+        for k in range(K):
+            lead = leads_VK[v, k]
+            weight = np.exp(b * lead)
+            total += weight
+            first += weight * lead
+            second += weight * lead * lead
+        mean = first / total
+        slope += mean
+        curvature += second / total - mean * mean
+    return slope, curvature
+
+
+@nb.njit(parallel=True, cache=True)
+def _power(probs_NVK, inverse_N):
+    N, V, K = probs_NVK.shape
+    out_NVK = np.empty((N, V, K), np.float32)
+    for n in nb.prange(N):
+        powered_K = np.empty(K)
+        for v in range(V):
+            total = 0.0
+            for k in range(K):
+                powered_K[k] = np.exp(inverse_N[n] * np.log(np.float64(probs_NVK[n, v, k])))
+                total += powered_K[k]
+            for k in range(K):
+                out_NVK[n, v, k] = powered_K[k] / total
+    return out_NVK

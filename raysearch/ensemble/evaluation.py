@@ -1,0 +1,80 @@
+"""Scores of an exported ensemble on one split of a data folder."""
+
+from typing import Any
+
+import numpy as np
+
+from raysearch import metrics
+from raysearch.data.shards import Shards, Split
+from raysearch.ensemble.predictor import Predictor
+from raysearch.errors import DataError
+
+
+def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str, Any]:
+    """Everything that `raysearch evaluate --json` prints.
+
+    ``accuracy_without_train_twins`` leaves out the images whose pixels also occur in train; it
+    is None where that leaves none. ``accuracy_se`` is the binomial standard error.
+    Raises `DataError` for an empty split and for data of other classes or another shape.
+    """
+    split = _checked_split(predictor, shards, split_name)
+    labels_N = split.labels_N
+    probs_NK = predictor.predict_probs(split.images_NCHW)
+    scores = metrics.summary(probs_NK, labels_N)
+    right_N = metrics.predictions(probs_NK) == labels_N
+    alone_N = ~_in_train(shards, split)
+    confusion_KK = metrics.confusion_matrix(probs_NK, labels_N)
+    return {
+        "split": split_name,
+        "images": len(split),
+        **scores,
+        "accuracy_se": (scores["accuracy"] * (1 - scores["accuracy"]) / len(split)) ** 0.5,
+        "per_class": _per_class(shards.classes, confusion_KK),
+        "confusion": confusion_KK.tolist(),
+        "accuracy_without_train_twins": float(right_N[alone_N].mean()) if alone_N.any() else None,
+        "train_twins": int((~alone_N).sum()),
+    }
+
+
+def _checked_split(predictor: Predictor, shards: Shards, name: str) -> Split:
+    if shards.classes != predictor.classes:
+        raise DataError(
+            f"The ensemble's classes are {', '.join(predictor.classes)}, but those of "
+            f"{shards.path} are {', '.join(shards.classes)}. They must be the same in the same "
+            "order: import the data with the class names that the ensemble was trained on."
+        )
+    if shards.shape != predictor.shape:
+        raise DataError(
+            f"The ensemble takes images of shape {list(predictor.shape)} (channels, height, "
+            f"width), but those of {shards.path} are {list(shards.shape)}. Import them again with "
+            f"`--image-size {predictor.shape[1]} --channels {predictor.shape[0]}`."
+        )
+    split = shards.split(name)
+    if not len(split):
+        rows = {other: len(shards.split(other)) for other in shards.splits}
+        filled = ", ".join(f"{other} ({count:,})" for other, count in rows.items() if count)
+        raise DataError(
+            f"The split {name!r} of {shards.path} has no images. Splits with images: "
+            f"{filled or 'none'}. Name one with --split."
+        )
+    return split
+
+
+def _in_train(shards: Shards, split: Split) -> np.ndarray:
+    """Which rows of ``split`` have an image in train with the very same pixels; bool [N]."""
+    if "train" not in shards.splits or split.name == "train":
+        return np.zeros(len(split), dtype=bool)
+    digests = [
+        np.ascontiguousarray(part.digests_N16).view("V16").ravel()
+        for part in (split, shards.split("train"))
+    ]
+    known = {digest.tobytes() for digest in digests[1]}
+    return np.array([digest.tobytes() in known for digest in digests[0]])
+
+
+def _per_class(classes: tuple[str, ...], confusion_KK: np.ndarray) -> list[dict[str, Any]]:
+    columns = {name: values.tolist() for name, values in metrics.per_class(confusion_KK).items()}
+    return [
+        {"class": label} | {name: values[k] for name, values in columns.items()}
+        for k, label in enumerate(classes)
+    ]

@@ -1,0 +1,114 @@
+"""Probabilities in fp32 from the weights, in place of those that the search computed quickly.
+
+The exported graph computes in fp32 from the weights: only probabilities made that way promise
+the score that it will have.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from raysearch.data.shards import Split
+from raysearch.ensemble.library import Candidate, Library, normalized, read_candidates
+from raysearch.errors import RaysearchError
+from raysearch.models.preprocess import Preprocess
+from raysearch.probabilities import read_probabilities, write_probabilities
+from raysearch.train.evaluate import predict_probs
+from raysearch.train.trial import TrialFolder, TrialRecord
+
+EXACT = "fp32"
+
+
+def without_lost_weights(library: Library) -> Library:
+    """Leave out the candidates whose weights were not kept: they cannot be exported."""
+    return library.without(
+        {
+            n: f"its weights {candidate.weights_file} were not kept"
+            for n, candidate in enumerate(library.candidates)
+            if not candidate.weights_file.is_file()
+        }
+    )
+
+
+def rescore(
+    library: Library,
+    indices: list[int],
+    validation: Split,
+    device: torch.device,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Library:
+    """Compute the candidates at ``indices`` in fp32, into their files and a new library.
+
+    A candidate whose weights cannot be read or do not fit its network is left out with the
+    reason.
+    """
+    images_NCHW = torch.from_numpy(np.array(validation.images_NCHW))
+    probs_NVK = library.probs_NVK.copy()
+    candidates = list(library.candidates)
+    lost: dict[int, str] = {}
+    for trial in sorted({candidates[n].trial for n in indices}):
+        wanted = [n for n in indices if candidates[n].trial == trial]
+        names = ", ".join(candidates[n].name for n in wanted)
+        on_progress(f"recomputing trial {trial} ({names}) in fp32")
+        done = {}
+        for n in wanted:
+            try:
+                done[n] = _predict(library.records[trial], candidates[n], images_NCHW, device)
+            except (OSError, RuntimeError, SafetensorError, RaysearchError) as error:
+                lost[n] = f"its weights cannot be used: {error}"
+        if done:
+            _rewrite(library.records[trial], [(candidates[n], done[n]) for n in done])
+        for n, probs_VK in done.items():
+            candidates[n] = replace(candidates[n], precision=EXACT)
+            probs_NVK[n] = normalized(probs_VK)
+    updated = replace(library, candidates=tuple(candidates), probs_NVK=probs_NVK)
+    return updated.without(lost)
+
+
+def _predict(
+    record: TrialRecord, candidate: Candidate, images_NCHW: torch.Tensor, device: torch.device
+) -> NDArray[np.float16]:
+    with torch.random.fork_rng(devices=[]):
+        preprocess, network = record.build()
+    network.load_state_dict(load_file(candidate.weights_file))
+    probs_VK = _full_precision_probs(network, preprocess, images_NCHW, candidate.mirror, device)
+    return probs_VK.numpy().astype(np.float16)
+
+
+def _full_precision_probs(
+    network: torch.nn.Module,
+    preprocess: Preprocess,
+    images_NCHW: torch.Tensor,
+    mirror: bool,
+    device: torch.device,
+) -> torch.Tensor:
+    """`predict_probs` without TF32, whose ten-bit mantissas the exported graph does not have."""
+    matmul, convolution = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    try:
+        return predict_probs(
+            network.to(device), preprocess.to(device), images_NCHW, mirror=mirror, device=device
+        )
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = matmul
+        torch.backends.cudnn.allow_tf32 = convolution
+
+
+def _rewrite(record: TrialRecord, done: list[tuple[Candidate, NDArray[np.float16]]]) -> None:
+    """Put the new probabilities into the trial's file; stale ones that were not recomputed go."""
+    folder = TrialFolder(done[0][0].weights_file.parents[1])
+    old = read_probabilities(folder.validation)
+    kept = {
+        candidate.name: probs_VK
+        for candidate, probs_VK in read_candidates(folder, record, old)
+        if candidate.precision != "stale"
+    }
+    kept |= {candidate.name: probs_VK for candidate, probs_VK in done}
+    precision = {name: old.precision.get(name, "unknown") for name in kept}
+    precision |= {candidate.name: EXACT for candidate, _ in done}
+    write_probabilities(folder.validation, replace(old, candidates=kept, precision=precision))

@@ -1,0 +1,144 @@
+"""Whether an exported ensemble reproduces what was selected, and ONNX Runtime what PyTorch says."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from raysearch import metrics
+from raysearch.ensemble.manifest import Manifest
+from raysearch.ensemble.network import EnsembleNetwork
+from raysearch.ensemble.onnx import open_session, run_session
+from raysearch.errors import RunError
+
+if TYPE_CHECKING:
+    from raysearch.data.shards import Split
+
+SELECTED_TOLERANCE = 1e-3
+"""Of probabilities, against the selection's."""
+SCORE_TOLERANCE = 1e-4
+ONNX_TOLERANCE = 1e-4
+BATCH_SIZE = 256
+
+
+def check_selection(
+    network: EnsembleNetwork,
+    manifest: Manifest,
+    validation: "Split",
+    probs_VK: np.ndarray | None,
+    folder: Path,
+) -> np.ndarray:
+    """Compare ``network`` with the selection on the validation split; return its probabilities.
+
+    Raises `RunError` naming the check that failed, the largest difference and where; ``folder``
+    is what the export was meant to be called.
+    """
+    torch_VK, rounded_VK = predict_network(network, validation.images_NCHW)
+    failed = _Failure(manifest.classes, folder)
+    if probs_VK is not None:
+        failed.unless_close(
+            "PyTorch against the selection", rounded_VK, probs_VK, SELECTED_TOLERANCE
+        )
+    _check_scores(failed, rounded_VK, validation.labels_N, manifest.scores["validation"])
+    return torch_VK
+
+
+def check_graph(
+    model: Path, torch_VK: np.ndarray, manifest: Manifest, validation: "Split", folder: Path
+) -> dict[str, float]:
+    """Compare the exported graph with PyTorch's ``torch_VK``; raises as `check_selection` does.
+
+    Returns the graph's ``accuracy`` and ``log_loss`` on the validation split, and the
+    ``largest_difference`` of a probability.
+    """
+    session = open_session(model, manifest.input.shape, len(manifest.classes))
+    onnx_VK = run_session(session, validation.images_NCHW, BATCH_SIZE)
+    failed = _Failure(manifest.classes, folder)
+    failed.unless_close("ONNX Runtime against PyTorch", onnx_VK, torch_VK, ONNX_TOLERANCE)
+    failed.unless_same_label(onnx_VK, torch_VK, 2 * ONNX_TOLERANCE)
+    return {
+        "accuracy": metrics.accuracy(onnx_VK, validation.labels_N),
+        "log_loss": metrics.log_loss(onnx_VK, validation.labels_N),
+        "largest_difference": float(np.abs(onnx_VK - torch_VK).max()),
+    }
+
+
+def predict_network(
+    network: EnsembleNetwork, images_NCHW: np.ndarray, batch_size: int = BATCH_SIZE
+) -> tuple[np.ndarray, np.ndarray]:
+    """``probs_NK`` float32 twice: as they are, and from members' rounded to float16.
+
+    The second is what the selection saw, whose library keeps float16: with a high temperature
+    the rounding of tiny probabilities alone can move the result by more than any tolerance.
+    """
+    exact, rounded = [], []
+    with torch.inference_mode():
+        for start in range(0, len(images_NCHW), batch_size):
+            images = torch.from_numpy(np.array(images_NCHW[start : start + batch_size]))
+            probs_MNK = network.member_probs(images)
+            exact.append(network.combine(probs_MNK).numpy())
+            rounded.append(network.combine(probs_MNK.half().float()).numpy())
+    return np.concatenate(exact), np.concatenate(rounded)
+
+
+def _check_scores(
+    failed: "_Failure", probs_VK: np.ndarray, labels_V: np.ndarray, selected: dict[str, float]
+) -> None:
+    ties = int((margins(probs_VK) < 2 * SELECTED_TOLERANCE).sum())
+    found = {
+        "accuracy": (metrics.accuracy(probs_VK, labels_V), ties / len(labels_V)),
+        "log_loss": (metrics.log_loss(probs_VK, labels_V), 0.0),
+    }
+    for name, (value, excused) in found.items():
+        difference = abs(value - selected[name])
+        if not difference <= SCORE_TOLERANCE + excused:
+            failed.report(
+                f"validation {name}",
+                f"recomputed {value:.6f}, selected {selected[name]:.6f}, a difference of "
+                f"{difference:.6f} where {SCORE_TOLERANCE + excused:.6f} is allowed",
+            )
+
+
+def margins(probs_NK: np.ndarray) -> np.ndarray:
+    """How far each image's most probable class leads the second."""
+    top_N2 = np.partition(probs_NK, -2, axis=1)[:, -2:]
+    return top_N2[:, 1] - top_N2[:, 0]
+
+
+class _Failure:
+    """Raises `RunError`s that say which check failed, by how much and where."""
+
+    def __init__(self, classes: tuple[str, ...], folder: Path):
+        self.classes = classes
+        self.folder = folder
+
+    def report(self, check: str, what: str) -> None:
+        raise RunError(
+            f"The exported ensemble fails the check '{check}': {what}. "
+            f"Nothing was written to {self.folder}."
+        )
+
+    def unless_close(
+        self, check: str, found_VK: np.ndarray, expected_VK: np.ndarray, tolerance: float
+    ) -> None:
+        if found_VK.shape != expected_VK.shape:
+            self.report(check, f"shapes {found_VK.shape} and {expected_VK.shape} differ")
+        difference_VK = np.abs(found_VK - expected_VK.astype(np.float32))
+        image, label = np.unravel_index(difference_VK.argmax(), difference_VK.shape)
+        if not difference_VK[image, label] <= tolerance:
+            self.report(
+                check,
+                f"probabilities differ by up to {difference_VK[image, label]:.2g}, at validation "
+                f"image {image}, class {self.classes[label]!r} ({found_VK[image, label]:.6f} "
+                f"against {expected_VK[image, label]:.6f}), where {tolerance:g} is allowed",
+            )
+
+    def unless_same_label(self, onnx_VK: np.ndarray, torch_VK: np.ndarray, tie: float) -> None:
+        differ_V = (onnx_VK.argmax(1) != torch_VK.argmax(1)) & (margins(torch_VK) >= tie)
+        if differ_V.any():
+            image = int(differ_V.argmax())
+            self.report(
+                "same label in ONNX Runtime and PyTorch",
+                f"{int(differ_V.sum())} images differ, the first is validation image {image}",
+            )

@@ -1,0 +1,50 @@
+"""A training run from a file; faults are named where they stand (§ marks the place)."""
+
+import pytest
+
+from raysearch.config import TrainConfig
+from raysearch.configfile import load_train_config
+from raysearch.errors import ConfigError
+
+
+def test_fields_are_read(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: {name: vgg, width: 8}\nlr: 1e-2\naugment:\n  rotate: 10\n")
+    expected = {"model": {"name": "vgg", "width": 8}, "lr": 0.01, "augment": {"rotate": 10}}
+    assert load_train_config(path) == TrainConfig.model_validate(expected)
+
+
+def test_model_can_be_a_name_alone(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("model: mlp\n")
+    assert load_train_config(path).model.name == "mlp"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("model: vgg\n§bach_size: 3\n", "unknown field 'bach_size' (did you mean 'batch_size'?)"),
+        (
+            "model: vgg\naugment:\n  §rotat: 3\n",
+            "unknown field 'augment.rotat' (did you mean 'rotate'?)",
+        ),
+        ("model: vgg\nlr: §-1\n", "lr: Input should be greater than 0, but got -1."),
+        ("model: vgg\naugment: {shift: §2}\n", "augment.shift: Input should be less than"),
+        ("model: vgg\noptimizer: §adam\n", "optimizer: Input should be 'sgd' or 'adamw'"),
+        ("§lr: 0.1\n", "the field 'model' is missing."),
+        ("model:\n  §width: 8\n", "the field 'model.name' is missing."),
+        ("model: §vggg\n", "There is no network 'vggg' (did you mean 'vgg'?)."),
+        ("model: {name: §vggg}\n", "There is no network 'vggg' (did you mean 'vgg'?)."),
+        ("model: {name: vgg, §widht: 8}\n", "The network 'vgg' has no option 'widht' (did you"),
+        ("model: {name: vgg, §depth: 99}\n", "vgg: depth must be from 4 to 13, but got 99."),
+        ("model: §vgg\nimage_size: 8\n", "The network 'vgg' halves the image three times"),
+    ],
+)
+def test_fault_is_named_where_it_stands(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    before, after = text.split("§")
+    path.write_text(before + after)
+    line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+    with pytest.raises(ConfigError) as error:
+        load_train_config(path)
+    assert str(error.value).startswith(f"{path}:{line}:{column}: {message}")
