@@ -20,9 +20,7 @@ import yaml
 from rich.console import Console
 
 from raysearch.data.dataset import Dataset, load_dataset
-from raysearch.data.importing import import_data
 from raysearch.data.shards import MANIFEST, open_shards
-from raysearch.data.synthetic import synthesize
 from raysearch.errors import ArtifactError, ConfigError, RunError
 from raysearch.files import write_json, write_text
 from raysearch.search.plan import Estimate, Plan, estimate, free_disk, local_resources, make_plan
@@ -94,6 +92,8 @@ def prepare(
 def resolve_data(data: str | None, scratch: Path) -> Path:
     """The folder of shards for ``--data``: itself, an import of it, or synthetic faces."""
     if data is None:
+        from raysearch.data.synthetic import synthesize
+
         if not (scratch / MANIFEST).exists():
             synthesize(scratch)
         return scratch
@@ -103,6 +103,8 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
     beside = source.parent if os.access(source.parent, os.W_OK) else Path("data")
     cached = beside / f"{source.name.split('.')[0]}.shards"
     if not (cached / MANIFEST).exists():
+        from raysearch.data.importing import import_data
+
         print(f"importing {source} into {cached}", file=sys.stderr)
         import_data([data], cached)
     return cached.resolve()
@@ -114,7 +116,7 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
     description = {
         "command": " ".join(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "space": prepared.space.file,
+        "space": prepared.space.path.name,
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
@@ -145,7 +147,6 @@ def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> di
     Returns what `summarize` prints. Raises `RunError` where no trial finished an epoch.
     """
     from raysearch.search.cluster import ray_cluster
-    from raysearch.search.tuner import run_search
 
     deadline = None
     if prepared.time_budget is not None:
@@ -153,6 +154,8 @@ def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> di
         ending = min(max(prepared.time_budget * ENDING_SHARE, low), high)
         deadline = begin + max(prepared.time_budget - ending, 1.0)
     with ray_cluster(prepared.plan.threads):
+        from raysearch.search.tuner import run_search
+
         end = run_search(
             run,
             prepared.data,
@@ -206,7 +209,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
     """The plan and its cost, measured with a few steps on this machine."""
     expected: Estimate = estimate(prepared.space, prepared.plan, prepared.dataset, prepared.seed)
     return {
-        "space": prepared.space.file,
+        "space": prepared.space.path.name,
         "data": str(prepared.data),
         "train_images": len(prepared.dataset.train),
         **vars(prepared.plan),
@@ -242,7 +245,7 @@ def new_run_name(data: Path | str | None, space: SearchSpace) -> str:
     """``<data>-<space>-<UTC time>-<4 hex>``."""
     stem = "synthetic" if data is None else Path(data).name.split(".")[0]
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{stem}-{Path(space.file).stem}-{moment}-{secrets.token_hex(2)}"
+    return f"{stem}-{space.path.stem}-{moment}-{secrets.token_hex(2)}"
 
 
 def versions() -> dict[str, str]:

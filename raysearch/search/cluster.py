@@ -3,6 +3,7 @@
 import logging
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +28,13 @@ def ray_cluster(threads: int) -> Iterator[dict[str, float]]:
     """Join the cluster of RAY_ADDRESS, or start one on this machine's loopback interface and
     stop it at the end; yield its resources, e.g. ``{"CPU": 2.0, "GPU": 1.0}``.
 
-    A cluster of our own is closed to other users of the machine by a token made for this run.
+    A cluster of our own is closed to other users of the machine by a token made for this run
+    (or Ray's own, in the user's home, where Ray was imported before).
     """
     address = os.environ.get("RAY_ADDRESS")
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
-    if not address and "RAY_AUTH_MODE" not in os.environ:
+    # Ray reads how to authenticate while it is imported: later it is too late to choose.
+    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
         os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     import ray
 
