@@ -1,0 +1,60 @@
+"""Which precision "auto" means, on machines that are not here."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raysearch.train import device
+from raysearch.train.device import autocast_dtype, default_device
+
+CPU, CUDA, MPS = torch.device("cpu"), torch.device("cuda", 0), torch.device("mps")
+
+
+@pytest.mark.parametrize("where", [CPU, CUDA, MPS], ids=str)
+def test_explicit_precision_is_obeyed_on_every_device(where):
+    assert autocast_dtype("fp32", where) is None
+    assert autocast_dtype("bf16", where) is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((7, 5), None), ((8, 0), torch.bfloat16), ((8, 9), torch.bfloat16), ((12, 0), torch.bfloat16)],
+)
+def test_gpus_compute_in_bf16_from_ampere_on(monkeypatch, capability, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda where: capability)
+    assert autocast_dtype("auto", CUDA) is expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ("fpu avx2 avx512f avx512_bf16 amx_bf16 amx_tile", torch.bfloat16),
+        ("fpu avx2 avx512f avx512_bf16", torch.bfloat16),
+        ("fpu avx2 avx512f avx512_vnni", None),
+        ("fp asimd bf16", None),
+    ],
+)
+def test_cpus_compute_in_bf16_where_they_multiply_it(monkeypatch, flags, expected):
+    monkeypatch.setattr(Path, "read_text", lambda self, **options: f"flags\t\t: {flags}\n")
+    monkeypatch.setattr(device, "_cpu_multiplies_bf16", device._cpu_multiplies_bf16.__wrapped__)
+    assert autocast_dtype("auto", CPU) is expected
+
+
+def test_cpu_that_does_not_tell_computes_in_fp32(monkeypatch):
+    def absent(self, **options):
+        raise FileNotFoundError(self)
+
+    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr(device, "_cpu_multiplies_bf16", device._cpu_multiplies_bf16.__wrapped__)
+    assert autocast_dtype("auto", CPU) is None
+
+
+def test_other_devices_compute_in_fp32():
+    assert autocast_dtype("auto", MPS) is None
+
+
+@pytest.mark.parametrize(("available", "expected"), [(True, "cuda"), (False, "cpu")])
+def test_default_device_is_a_gpu_where_there_is_one(monkeypatch, available, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    assert default_device() == torch.device(expected)

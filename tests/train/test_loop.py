@@ -1,0 +1,266 @@
+"""`fit`: determinism, resuming, the loss of a step, divergence, and that it learns at all."""
+
+import copy
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_runs import (
+    SIDE,
+    Stopped,
+    assert_bitwise_equal,
+    make_config,
+    make_dataset,
+    run_fit,
+    stop_after,
+    timeless,
+    weights,
+)
+from torch.nn import functional as F
+
+from raysearch import metrics
+from raysearch.errors import ConfigError
+from raysearch.models.registry import build_model
+from raysearch.train.augment import augment, mixup
+from raysearch.train.distributed import Workers
+from raysearch.train.evaluate import predict_probs
+from raysearch.train.loop import Diverged, Training, fit, seeded
+
+LOSSES = Path(__file__).parents[1] / "assets" / "losses_smoke.csv"
+ALL_AUGMENTS = {"mirror": 0.5, "shift": 0.1, "rotate": 10, "zoom": 0.1, "contrast": 0.2}
+ALL_AUGMENTS |= {"noise": 0.05, "erase": 0.2}
+
+
+def regularized(model: str, **changes):
+    """Every source of randomness at once: dropout, all augmentation, mixup."""
+    options = {"augment": ALL_AUGMENTS, "mixup": 0.3, "label_smoothing": 0.1}
+    return make_config(model, **(options | changes))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("model", ["mlp", "vgg"])
+def test_same_seed_gives_bitwise_equal_runs_and_another_seed_does_not(model, precision):
+    config, dataset = regularized(model, precision=precision, epochs=2), make_dataset()
+    first, second = run_fit(config, dataset), run_fit(config, dataset)
+    for one, two in zip(first, second, strict=True):
+        assert timeless(one.metrics) == timeless(two.metrics)
+        assert np.array_equal(one.probs_VK, two.probs_VK)
+    assert_bitwise_equal(weights(first[-1].training), weights(second[-1].training))
+    other = run_fit(config.model_copy(update={"seed": 1}), dataset)
+    assert other[-1].metrics["train_loss"] != first[-1].metrics["train_loss"]
+    assert not np.array_equal(other[-1].probs_VK, first[-1].probs_VK)
+
+
+def test_global_generators_are_left_as_they_were():
+    torch.manual_seed(5)
+    np.random.seed(5)
+    torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()
+    run_fit(regularized("vgg", epochs=1), make_dataset())
+    assert torch.equal(torch.get_rng_state(), torch_before)
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), numpy_before))
+
+
+def test_global_generators_do_not_change_a_run():
+    config, dataset = regularized("mlp", epochs=1), make_dataset()
+    torch.manual_seed(1)
+    first = run_fit(config, dataset)
+    torch.manual_seed(2)
+    torch.rand(3)
+    assert timeless(run_fit(config, dataset)[0].metrics) == timeless(first[0].metrics)
+
+
+def test_global_generator_is_restored_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(Stopped), seeded(1, 2, 3):
+        torch.rand(1)
+        raise Stopped
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [("mlp", {"optimizer": "adamw", "lr": 0.003}), ("vgg", {}), ("vgg", {"schedule": "cosine"})],
+    ids=["mlp-adamw", "vgg-sgd", "vgg-cosine"],
+)
+def test_resumed_run_repeats_the_uninterrupted_one_bitwise(model, changes, stopped_after, tmp_path):
+    config, dataset = regularized(model, **changes), make_dataset()
+    whole = run_fit(config, dataset)
+    saved = []
+    with pytest.raises(Stopped):
+        keep = stop_after(stopped_after, lambda end: saved.append(end.training.state_dict()))
+        fit(config, dataset, keep)
+    torch.save(saved[0], tmp_path / "state.pt")
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    rest = run_fit(config, dataset, resume=state)
+    assert [end.metrics["epoch"] for end in rest] == list(range(stopped_after + 1, 4))
+    for end, expected in zip(rest, whole[stopped_after:], strict=True):
+        assert timeless(end.metrics) == timeless(expected.metrics)
+        assert np.array_equal(end.probs_VK, expected.probs_VK)
+    assert_bitwise_equal(weights(rest[-1].training), weights(whole[-1].training))
+
+
+def test_finished_run_resumed_does_nothing():
+    config, dataset = make_config(epochs=1), make_dataset()
+    state = run_fit(config, dataset)[-1].training.state_dict()
+    assert run_fit(config, dataset, resume=state) == []
+
+
+def test_exception_of_the_report_ends_the_run():
+    epochs = []
+    with pytest.raises(Stopped):
+        fit(make_config(), make_dataset(), stop_after(2, lambda end: epochs.append(end)))
+    assert len(epochs) == 1
+
+
+def test_reported_scores_are_those_of_the_averaged_weights_on_all_of_validation():
+    dataset = make_dataset()
+    end = run_fit(make_config("vgg", epochs=2), dataset)[-1]
+    labels_V = dataset.validation.labels_N.numpy()
+    probs_VK = predict_probs(
+        end.training.average.network, end.training.preprocess, dataset.validation.images_NCHW
+    ).numpy()
+    assert np.array_equal(end.probs_VK, probs_VK)
+    assert end.metrics["validation_log_loss"] == metrics.log_loss(probs_VK, labels_V)
+    assert end.metrics["validation_accuracy"] == metrics.accuracy(probs_VK, labels_V)
+    assert end.metrics["validation_macro_f1"] == metrics.macro_f1(probs_VK, labels_V)
+    assert end.metrics["images_per_second"] > 0
+
+
+def test_without_an_average_the_weights_themselves_are_evaluated():
+    training = run_fit(make_config("vgg", ema=0, epochs=1), make_dataset())[-1].training
+    averaged, current = training.average.network.state_dict(), training.network.state_dict()
+    assert_bitwise_equal(averaged, current)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_step_minimizes_cross_entropy_against_soft_targets(smoothing, alpha):
+    """Every part of a step by hand, with the loss against target vectors and torch's own SGD."""
+    dataset, rows = make_dataset(), slice(0, 32)
+    images, labels = dataset.train.images_NCHW[rows], dataset.train.labels_N[rows]
+    config = make_config(
+        model={"name": "mlp", "hidden": [16], "dropout": 0.0},
+        label_smoothing=smoothing,
+        mixup=alpha,
+        augment=ALL_AUGMENTS,
+    )
+    training = Training(config, dataset, torch.device("cpu"), Workers())
+    network = copy.deepcopy(training.network)
+    summed, correct, count = training._step(images, labels, torch.Generator().manual_seed(7))
+
+    draws = torch.Generator().manual_seed(7)
+    x = augment(images.float() / 255, config.augment, draws)
+    x = (x - torch.tensor(dataset.mean)) / torch.tensor(dataset.std)
+    targets_NK = F.one_hot(labels, 3).float()
+    if alpha:
+        x, partner_N, share_N = mixup(x, draws, alpha)
+        share_N1 = share_N[:, None]
+        targets_NK = share_N1 * targets_NK + (1 - share_N1) * targets_NK[partner_N]
+    targets_NK = (1 - smoothing) * targets_NK + smoothing / 3
+    logits_NK = network(x)
+    loss = -(targets_NK * logits_NK.log_softmax(1)).sum(1).mean()
+    loss.backward()
+
+    assert float(summed) == pytest.approx(32 * float(loss), rel=1e-5)
+    assert int(correct) == int((logits_NK.argmax(1) == labels).sum())
+    assert int(count) == 32
+    for mine, reference in zip(training.network.parameters(), network.parameters(), strict=True):
+        decay = config.weight_decay if reference.ndim > 1 else 0.0
+        gradient = reference.grad + decay * reference.detach()
+        expected = reference.detach() - config.lr * (1 + 0.9) * gradient  # Nesterov's first step
+        torch.testing.assert_close(mine.detach(), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_training_image_is_seen_once_an_epoch(monkeypatch):
+    dataset, seen = make_dataset(train=96), []
+    step = Training._step
+
+    def watched(self, images, labels, draws):
+        seen.append(images)
+        return step(self, images, labels, draws)
+
+    monkeypatch.setattr(Training, "_step", watched)
+    run_fit(make_config(epochs=2), dataset)
+    assert [len(images) for images in seen] == [32] * 6
+    stored = sorted(image.numpy().tobytes() for image in dataset.train.images_NCHW)
+    for epoch in (seen[:3], seen[3:]):
+        assert sorted(image.numpy().tobytes() for image in torch.cat(epoch)) == stored
+    assert not torch.equal(seen[0], seen[3])
+
+
+def test_set_smaller_than_a_batch_is_one_batch():
+    end = run_fit(make_config(epochs=1, batch_size=500), make_dataset(train=20))[0]
+    assert np.isfinite(end.metrics["train_loss"])
+
+
+def test_batch_with_fewer_images_than_workers_is_refused():
+    with pytest.raises(ConfigError, match="each of 4 workers an image, but got 2"):
+        Training(make_config(batch_size=2), make_dataset(), torch.device("cpu"), Workers(0, 4))
+
+
+def test_divergence_names_the_epoch_and_the_remedy():
+    with pytest.raises(Diverged, match=r"epoch 1; try a lower lr"):
+        run_fit(make_config(lr=1e6), make_dataset())
+
+
+def test_weights_that_are_not_finite_are_divergence_too(monkeypatch):
+    """The last step of an epoch can ruin the weights after its own loss was still finite."""
+    train = Training._train
+
+    def ruin(self, epoch):
+        result = train(self, epoch)
+        if epoch == 2:
+            next(self.average.network.parameters()).fill_(float("nan"))
+        return result
+
+    monkeypatch.setattr(Training, "_train", ruin)
+    ends = []
+    with pytest.raises(Diverged, match="weights are not finite after epoch 2"):
+        fit(make_config(), make_dataset(), ends.append)
+    assert len(ends) == 1
+
+
+def test_initial_weights_depend_on_the_seed_alone():
+    config = make_config("vgg", seed=3)
+    first = Training(config, make_dataset(seed=1), torch.device("cpu"), Workers())
+    torch.rand(9)
+    second = Training(config, make_dataset(seed=2), torch.device("cpu"), Workers())
+    assert_bitwise_equal(first.network.state_dict(), second.network.state_dict())
+    with seeded(3, 0, 0):
+        network = build_model(config.model, 1, 3, SIDE)
+    assert_bitwise_equal(first.network.state_dict(), network.state_dict())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_small_vgg_learns(precision):
+    dataset = make_dataset(train=480, validation=150)
+    config = make_config("vgg", epochs=8, lr=0.1, batch_size=32, precision=precision)
+    ends = run_fit(config, dataset)
+    assert ends[-1].metrics["train_loss"] < 0.5 * ends[0].metrics["train_loss"]
+    assert ends[-1].metrics["validation_accuracy"] > 0.85  # chance: 0.33
+    assert ends[-1].metrics["validation_log_loss"] < 0.5  # chance: 1.10
+
+
+def smoke_losses() -> list[dict[str, float]]:
+    """The run behind the committed losses; ``python tests/train/test_loop.py`` writes them."""
+    config = regularized("vgg", epochs=5)
+    names = ("epoch", "train_loss", "validation_log_loss")
+    return [{n: end.metrics[n] for n in names} for end in run_fit(config, make_dataset())]
+
+
+def test_losses_are_those_that_were_committed():
+    with open(LOSSES, newline="", encoding="utf-8") as file:
+        committed = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+    for row, expected in zip(smoke_losses(), committed, strict=True):
+        assert row == pytest.approx(expected, abs=1e-3)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with open(LOSSES, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["epoch", "train_loss", "validation_log_loss"])
+        writer.writeheader()
+        writer.writerows(smoke_losses())

@@ -1,0 +1,85 @@
+"""Two real worker processes over gloo; ``python two_workers.py FOLDER`` leaves what each saw.
+
+One interpreter start serves both: the second worker is forked before torch has any threads.
+"""
+
+import json
+import os
+import signal
+import sys
+import traceback
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+from small_runs import Stopped, make_config, make_dataset, run_fit, timeless
+from torch import distributed as dist
+
+from raysearch.config import TrainConfig
+from raysearch.train.distributed import Workers
+from raysearch.train.runner import run_trial
+
+CPU = torch.device("cpu")
+TRIAL = make_config("vgg", augment={"mirror": 0.5, "shift": 0.1}, mixup=0.2)
+
+
+def deterministic(**changes) -> TrainConfig:
+    """No draw depends on the worker, so that the number of workers cannot matter."""
+    model = {"name": "mlp", "hidden": [16], "dropout": 0.0}
+    return make_config(model=model, augment={"mirror": 0.0}, **changes)
+
+
+def work(workers: Workers, folder: Path) -> dict:
+    dataset = make_dataset()
+    plain = run_fit(deterministic(), dataset, workers=workers)
+    whole, resumed = [], []
+
+    def stop(metrics: dict) -> None:
+        if metrics["epoch"] == 2:
+            raise Stopped
+
+    # Folders of their own show who writes; after the stop both go on from the leader's.
+    own = folder / f"whole-{workers.rank}"
+    run_trial(own, 0, TRIAL, dataset, device=CPU, workers=workers, report=whole.append)
+    options = {"device": CPU, "workers": workers}
+    try:
+        run_trial(folder / "resumed", 0, TRIAL, dataset, report=stop, **options)
+    except Stopped:
+        dist.barrier()
+    run_trial(folder / "resumed", 0, TRIAL, dataset, report=resumed.append, **options)
+    return {
+        "plain": [timeless(end.metrics) for end in plain],
+        "probs_VK": plain[-1].probs_VK.tolist(),
+        "whole": [timeless(metrics) for metrics in whole],
+        "resumed": [timeless(metrics) for metrics in resumed],
+    }
+
+
+def run_worker(rank: int, folder: Path) -> int:
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    meeting = f"file://{folder}/meeting"
+    patience = timedelta(seconds=300)
+    try:
+        dist.init_process_group("gloo", meeting, patience, world_size=2, rank=rank)
+        seen = work(Workers(rank, 2), folder)
+        (folder / f"{rank}.json").write_text(json.dumps(seen))
+        dist.destroy_process_group()
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def main(folder: Path) -> int:
+    second = os.fork()
+    if second == 0:
+        os._exit(run_worker(1, folder))
+    code = run_worker(0, folder)
+    if code:
+        os.kill(second, signal.SIGKILL)
+    return code or os.waitstatus_to_exitcode(os.waitpid(second, 0)[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
