@@ -94,8 +94,12 @@ def _exchange(first: Path, second: Path) -> None:
 
 
 def _owner_is_alive(partial: Path) -> bool:
+    """Our own number means an earlier process that had it, as the first one in a container."""
     try:
-        os.kill(int(partial.name.split(".")[-2]), 0)
+        owner = int(partial.name.split(".")[-2])
+        if owner == os.getpid():
+            return False
+        os.kill(owner, 0)
     except (ValueError, ProcessLookupError):
         return False
     except PermissionError:

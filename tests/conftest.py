@@ -5,6 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
+
+# A busy machine must not fail a test that is only slow.
+settings.register_profile("raysearch", deadline=None)
+settings.load_profile("raysearch")
 
 
 def fer2013_archive() -> Path | None:

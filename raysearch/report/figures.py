@@ -149,9 +149,10 @@ def rank_correlations(names: Sequence[str], values: Sequence[float]) -> str:
 
 
 def _upper(losses: Sequence[float]) -> float:
-    """Above nine tenths of the losses: a diverged trial must not flatten the others."""
-    low, high = min(losses), float(np.quantile(losses, 0.9))
-    return max(high + 0.1 * (high - low), low * 1.02 + 1e-9)
+    """Tukey's upper fence, or the largest loss: a diverged trial must not flatten the others."""
+    low, quarter, three_quarters = np.quantile(losses, [0, 0.25, 0.75])
+    fence = three_quarters + 1.5 * (three_quarters - quarter)
+    return max(min(fence, max(losses)) * 1.02, low * 1.02 + 1e-9)
 
 
 def _svg(draw: Callable[[Axes], None], title: str, size: tuple[float, float] = (6.4, 3.8)) -> str:
