@@ -31,7 +31,7 @@ class EnsembleReport:
     """The content of ``raysearch ensemble --json``, and where the artifact is (``path``).
 
     ``validation`` is the score that selection ended with, optimistic; ``nested`` the
-    cross-validated one. ``best_single`` and ``baselines`` are of calibrated candidates.
+    cross-validated one. ``trajectory`` is the objective after each greedy step. ``best_single`` and ``baselines`` are of calibrated candidates.
     """
 
     objective: str
@@ -41,6 +41,7 @@ class EnsembleReport:
     best_single: dict[str, Any]
     baselines: dict[str, dict[str, float]]
     front: list[dict[str, Any]]
+    trajectory: list[float]
     seconds: float
     skipped: dict[str, str]
     path: Path
@@ -184,6 +185,7 @@ def _describe(
         },
         baselines=baselines.baselines(calibrated_NVK, labels_V, selection.objective),
         front=pareto_front(selection, library.candidates, calibrated_NVK, labels_V),
+        trajectory=[float(value) for value in selection.trajectory],
         seconds=0.0,
         skipped=library.skipped,
         path=out,
