@@ -73,10 +73,8 @@ def print_report(report: "EnsembleReport") -> None:
         highlight=False,
     )
     stdout.print(_baseline_table(report))
-    if report.skipped:
-        stdout.print(f"{len(report.skipped)} files or candidates left out:", highlight=False)
-        for name, reason in report.skipped.items():
-            stdout.print(f"  {name}: {reason}", highlight=False, markup=False)
+    for line in _skipped_lines(report.skipped):
+        stdout.print(line, highlight=False, markup=False)
     stdout.print(str(report.path), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -111,6 +109,17 @@ def _baseline_table(report: "EnsembleReport") -> "Table":
     for name, scores in rows.items():
         table.add_row(name, _percent(scores["accuracy"]), f"{scores['log_loss']:.4f}")
     return table
+
+
+def _skipped_lines(skipped: dict[str, str]) -> list[str]:
+    """One line a reason: how many trials or candidates it left out, and the first of them."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"left out {len(names)} ({', '.join(names[:4] + ['...'] * (len(names) > 4))}): {reason}"
+        for reason, names in by_reason.items()
+    ]
 
 
 def _percent(fraction: float) -> str:

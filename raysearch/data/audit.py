@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raysearch.data.perceptual import MAX_DISTANCE, components, dhash, near_pairs
+from raysearch.data.perceptual import components, dhash, near_pairs
 from raysearch.data.rows import in_order
 from raysearch.data.shards import Shards
 
@@ -26,7 +26,7 @@ class Row:
 class Audit:
     """Counts, and the groups behind them: each a list of rows that show the same picture.
 
-    Duplicates have equal pixels. Near-duplicates differ in at most `MAX_DISTANCE` bits of the
+    Duplicates have equal pixels. Near-duplicates differ in at most 3 bits of the
     dHash and their pixels correlate by at least `CORRELATION`; exact duplicates count as one
     image there and constant images are left out.
     """

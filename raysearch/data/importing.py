@@ -39,6 +39,36 @@ class ImportReport:
     seconds: float
     fingerprint: str
 
+    @staticmethod
+    def of(
+        path: Path, manifest: dict, *, notes: tuple[str, ...], rejected: int, started: float
+    ) -> "ImportReport":
+        """The report on a folder with this ``manifest``; ``started`` is a `perf_counter`."""
+        return ImportReport(
+            path=path,
+            found=manifest["source"]["found"],
+            notes=notes,
+            images={name: manifest["splits"][name]["rows"] for name in SPLITS},
+            classes=tuple(manifest["classes"]),
+            shape=tuple(manifest["shape"]),
+            shards=sum(len(split["shards"]) for split in manifest["splits"].values()),
+            rejected=rejected,
+            seconds=time.perf_counter() - started,
+            fingerprint=manifest["fingerprint"],
+        )
+
+    def summary(self) -> dict:
+        """The values under the names of ``raysearch data import --json``."""
+        return {
+            "images": self.images,
+            "classes": list(self.classes),
+            "shape": list(self.shape),
+            "shards": self.shards,
+            "rejected": self.rejected,
+            "seconds": round(self.seconds, 3),
+            "fingerprint": self.fingerprint,
+        }
+
 
 def import_data(
     sources: Sequence[str],
@@ -59,7 +89,7 @@ def import_data(
     """
     started = time.perf_counter()
     out = Path(out)
-    _check_free(out)
+    check_free(out)
     readers = _open_readers(sources)
     classes = order_classes(set().union(*(reader.class_names() for _, reader in readers)))
     shape = _choose_shape([reader for _, reader in readers], image_size, channels)
@@ -80,17 +110,9 @@ def import_data(
         if rows.rejected:
             _write_rejected(folder / REJECTED, rows.rejected)
         (folder / "rows.tmp").unlink()
-    return ImportReport(
-        path=out,
-        found=describe_sources(readers),
-        notes=tuple(note for _, reader in readers for note in reader.notes) + tuple(notes),
-        images={name: manifest["splits"][name]["rows"] for name in SPLITS},
-        classes=classes,
-        shape=shape,
-        shards=sum(len(split["shards"]) for split in manifest["splits"].values()),
-        rejected=len(rows.rejected),
-        seconds=time.perf_counter() - started,
-        fingerprint=manifest["fingerprint"],
+    told = tuple(note for _, reader in readers for note in reader.notes)
+    return ImportReport.of(
+        out, manifest, notes=told + tuple(notes), rejected=len(rows.rejected), started=started
     )
 
 
@@ -221,7 +243,8 @@ def _parse_sources(sources: Sequence[str]) -> list[tuple[str, Path]]:
     return parsed
 
 
-def _check_free(out: Path) -> None:
+def check_free(out: Path) -> None:
+    """Raises `DataError` where ``out`` exists and is not an empty folder."""
     if (out / MANIFEST).exists():
         raise DataError(
             f"{out} already holds imported data. Delete it or name another --out: "

@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysearch import metrics
+from raysearch.ensemble.calibration import fit_temperature, sharpen
 from raysearch.ensemble.selection import select
 
 TOP_K = 5
@@ -18,7 +19,8 @@ def baselines(
     probs_NVK: NDArray[np.float32], labels_V: NDArray[np.int64], objective: str
 ) -> dict[str, dict[str, float]]:
     """``accuracy`` and ``log_loss`` of ``mean``, ``hard_vote``, ``weighted_mean`` (by accuracy on
-    these same samples) and ``top_k`` (mean of the 5 best under ``objective``).
+    these same samples) and ``top_k`` (mean of the 5 best under ``objective``), each at its own
+    temperature, as the ensemble is.
 
     Probabilities of the hard vote are the shares of the votes.
     """
@@ -30,7 +32,7 @@ def baselines(
         "weighted_mean": _weighted(probs_NVK, single["accuracy"]),
         "top_k": probs_NVK[ranking[:TOP_K]].mean(axis=0, dtype=np.float64),
     }
-    return {name: scores(probs_VK, labels_V) for name, probs_VK in mixtures.items()}
+    return {name: calibrated_scores(probs_VK, labels_V) for name, probs_VK in mixtures.items()}
 
 
 def scores(probs_VK: NDArray, labels_V: NDArray[np.int64]) -> dict[str, float]:
@@ -38,6 +40,11 @@ def scores(probs_VK: NDArray, labels_V: NDArray[np.int64]) -> dict[str, float]:
         "accuracy": metrics.accuracy(probs_VK, labels_V),
         "log_loss": metrics.log_loss(probs_VK, labels_V),
     }
+
+
+def calibrated_scores(probs_VK: NDArray, labels_V: NDArray[np.int64]) -> dict[str, float]:
+    """`scores` at the temperature of least log loss."""
+    return scores(sharpen(probs_VK, fit_temperature(probs_VK, labels_V)), labels_V)
 
 
 def single_scores(

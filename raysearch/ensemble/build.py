@@ -31,7 +31,8 @@ class EnsembleReport:
     """The content of ``raysearch ensemble --json``, and where the artifact is (``path``).
 
     ``validation`` is the score that selection ended with, optimistic; ``nested`` the
-    cross-validated one. ``trajectory`` is the objective after each greedy step. ``best_single`` and ``baselines`` are of calibrated candidates.
+    cross-validated one. ``best_single`` and ``baselines`` are calibrated as the ensemble is.
+    ``trajectory`` is the objective after each greedy step.
     """
 
     objective: str
@@ -181,7 +182,7 @@ def _describe(
         best_single={
             "trial": library.candidates[best].trial,
             "candidate": library.candidates[best].name,
-            **baselines.scores(calibrated_NVK[best], labels_V),
+            **baselines.calibrated_scores(calibrated_NVK[best], labels_V),
         },
         baselines=baselines.baselines(calibrated_NVK, labels_V, selection.objective),
         front=pareto_front(selection, library.candidates, calibrated_NVK, labels_V),

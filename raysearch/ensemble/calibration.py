@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from raysearch.metrics import PROBABILITY_FLOOR, log_loss
 
-LOWEST, HIGHEST = 0.25, 4.0
-"""Bounds of a temperature."""
+LOWEST, HIGHEST = 1 / 16, 16.0
+"""Bounds of a temperature. Wide, since candidates that all sat at a bound would be compared by
+how sure they are: averaged weights of few epochs have temperatures near 0.1."""
 
 _NEWTON_STEPS = 40
 _LAST_STEP = 1e-3  # Newton's next one would be about its square.
@@ -22,7 +23,7 @@ _LAST_STEP = 1e-3  # Newton's next one would be about its square.
 def fit_temperatures(
     probs_NVK: NDArray[np.float32], labels_V: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    """``temperature_N`` in [0.25, 4], each of least log loss for its candidate on these samples.
+    """``temperature_N`` in [1/16, 16], each of least log loss for its candidate on these samples.
 
     Probabilities below 2**-24 are taken for that, so that one sure mistake stays finite.
     """
@@ -87,7 +88,7 @@ def _log_leads(probs_VK, labels_V):
 @nb.njit(cache=True)
 def _derivatives(leads_VK, b):
     """First and second derivative of the summed log loss in ``b``: per sample the mean and the
-    variance of the leads. Leads are under 17 and ``b`` at most 4, so exp stays finite."""
+    variance of the leads. Leads are under 17 and ``b`` at most 16, so exp stays finite."""
     V, K = leads_VK.shape
     slope = curvature = 0.0
     for v in range(V):

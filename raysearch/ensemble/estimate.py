@@ -6,14 +6,15 @@ validation images and scored on the rest, in turn (Varma, Simon 2006, "Bias in e
 when using cross-validation for model selection"). Images of equal pixels stay in one fold.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raysearch.ensemble.calibration import calibrate, fit_temperature, fit_temperatures, sharpen
 from raysearch.ensemble.selection import Selection, select
-from raysearch.metrics import log_losses, predictions
+from raysearch.metrics import log_loss, log_losses, predictions
 
 FOLDS = 5
 
@@ -28,7 +29,7 @@ class Ensemble:
 
     def predict(self, probs_NVK: NDArray[np.float32]) -> NDArray[np.float32]:
         """``probs_VK`` of the ensemble from the candidates' uncalibrated ones."""
-        members = self.selection.members
+        members = np.flatnonzero(self.selection.weights_N)
         calibrated = calibrate(probs_NVK[members], self.temperature_N[members])
         return mix(calibrated, self.selection.weights_N[members], self.temperature)
 
@@ -53,23 +54,44 @@ def fit_ensemble(
     steps: int = 50,
     max_members: int | None = None,
 ) -> Ensemble:
-    """Calibrate every candidate, select, calibrate the result, all on these samples."""
+    """Calibrate every candidate, select, calibrate the result, all on these samples.
+
+    For the log loss the best prefix is chosen after calibration of each: a mean of calibrated
+    probabilities is less sure than it may be (Ranjan, Gneiting 2010, "Combining probability
+    forecasts"). So the result is at most that of the best candidate alone.
+    """
     temperature_N = fit_temperatures(probs_NVK, labels_V)
     calibrated_NVK = calibrate(probs_NVK, temperature_N)
     selection = select(
         calibrated_NVK, labels_V, objective=objective, steps=steps, max_members=max_members
     )
-    members = selection.members
-    mixture_VK = mix(calibrated_NVK[members], selection.weights_N[members], 1.0)
-    return Ensemble(selection, temperature_N, fit_temperature(mixture_VK, labels_V))
+    sizes = range(1, steps + 1) if objective == "log_loss" else [selection.kept]
+    _, kept, temperature = min(_calibrated_prefixes(selection, calibrated_NVK, labels_V, sizes))
+    selection = replace(selection, kept=kept, weights_N=selection.prefix_weights(kept))
+    return Ensemble(selection, temperature_N, temperature)
+
+
+def _calibrated_prefixes(
+    selection: Selection,
+    calibrated_NVK: NDArray[np.float32],
+    labels_V: NDArray[np.int64],
+    sizes: Iterable[int],
+) -> Iterator[tuple[float, int, float]]:
+    """Log loss, size and temperature of the prefixes of these sizes."""
+    for size in sizes:
+        weights_N = selection.prefix_weights(size)
+        members = np.flatnonzero(weights_N)
+        mean_VK = mix(calibrated_NVK[members], weights_N[members], 1.0)
+        temperature = fit_temperature(mean_VK, labels_V)
+        yield log_loss(sharpen(mean_VK, temperature), labels_V), size, temperature
 
 
 def mix(
     probs_MVK: NDArray[np.float32], weights_M: NDArray[np.float64], temperature: float
 ) -> NDArray[np.float32]:
     """Weighted mean of calibrated probabilities, at the ensemble's temperature."""
-    mean_VK = np.einsum("mvk,m->vk", probs_MVK, weights_M)
-    return sharpen(mean_VK, temperature) if temperature != 1 else mean_VK.astype(np.float32)
+    mean_VK = np.einsum("mvk,m->vk", probs_MVK, weights_M).astype(np.float32)
+    return sharpen(mean_VK, temperature)
 
 
 def nested_estimate(

@@ -28,7 +28,7 @@ def without_lost_weights(library: Library) -> Library:
     """Leave out the candidates whose weights were not kept: they cannot be exported."""
     return library.without(
         {
-            n: f"its weights {candidate.weights_file} were not kept"
+            n: "its weights were not kept"
             for n, candidate in enumerate(library.candidates)
             if not candidate.weights_file.is_file()
         }

@@ -95,7 +95,8 @@ class Progress(tune.Callback):
             self.write_status(number)
 
     def _say(self, line: str) -> None:
-        self.console.print(f"[{_clock(time.monotonic() - self.started)}] {line}", highlight=False)
+        clock = _clock(time.monotonic() - self.started)
+        self.console.print(f"[{clock}] {line}", highlight=False, markup=False, soft_wrap=True)
 
     def _table(self) -> Table:
         done = sum(row["state"] not in ("running",) for row in self.rows.values())

@@ -1,5 +1,6 @@
 """The study: Optuna's journal and samplers, with every argument given. No Ray here."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +32,16 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     if name == "tpe":
-        return optuna.samplers.TPESampler(
-            seed=seed,
-            n_startup_trials=10,
-            n_ei_candidates=24,
-            multivariate=True,
-            group=True,
-            constant_liar=True,
-            warn_independent_sampling=False,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=seed,
+                n_startup_trials=10,
+                n_ei_candidates=24,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+            )
     raise ConfigError(f"There is no sampler {name!r}. Known: tpe, random.")
 
 

@@ -213,20 +213,21 @@ def test_any_number_of_threads_gives_the_same_bits():
     assert outputs[0] == outputs[1] != ""
 
 
-def test_selection_equals_that_of_autogluon(rng):
+@pytest.mark.parametrize("objective", ["accuracy", "log_loss"])
+@pytest.mark.parametrize("seed", range(4))
+def test_selection_equals_that_of_autogluon(objective, seed):
     selector = pytest.importorskip(
         "autogluon.core.models.greedy_ensemble.ensemble_selection"
     ).EnsembleSelection
-    from autogluon.core.metrics import accuracy
+    from autogluon.core import metrics as scorers
 
-    for seed in range(5):
-        probs_NVK, labels_V = make_library(np.random.default_rng(seed), 15, 1201, 5)
-        theirs = selector(
-            ensemble_size=10,
-            problem_type="multiclass",
-            metric=accuracy,
-            tie_breaker="second_metric",
-        )
-        theirs.fit(list(probs_NVK.astype(np.float64)), labels_V)
-        ours = select(probs_NVK, labels_V, objective="accuracy", steps=10)
-        np.testing.assert_allclose(ours.weights_N, theirs.weights_)
+    probs_NVK, labels_V = make_library(np.random.default_rng(seed), 15, 1201, 5)
+    theirs = selector(
+        ensemble_size=10,
+        problem_type="multiclass",
+        metric=getattr(scorers, objective),
+        tie_breaker="second_metric",
+    )
+    theirs.fit(list(probs_NVK.astype(np.float64)), labels_V)
+    ours = select(probs_NVK, labels_V, objective=objective, steps=10)
+    np.testing.assert_allclose(ours.weights_N, theirs.weights_)
