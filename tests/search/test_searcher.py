@@ -11,9 +11,7 @@ from raysearch.search.study import open_study
 
 def make(tmp_path, space, *, trials=4, epochs=3, seed=0, deadline=None):
     study = open_study(tmp_path / "study.log")
-    return StudySearcher(
-        study, space, trials=trials, epochs=epochs, seed=seed, deadline=deadline
-    )
+    return StudySearcher(study, space, trials=trials, epochs=epochs, seed=seed, deadline=deadline)
 
 
 def epoch(number, loss, epochs=3, **more):
@@ -52,9 +50,7 @@ def test_finished_trial_is_complete_with_its_best_epoch(tmp_path, write_space):
     assert trial.intermediate_values == {1: 1.0, 2: 0.7, 3: 0.8}
 
 
-def test_trial_that_the_scheduler_stops_is_pruned_and_never_a_finished_score(
-    tmp_path, write_space
-):
+def test_trial_that_the_scheduler_stops_is_pruned_and_never_a_finished_score(tmp_path, write_space):
     searcher = make(tmp_path, write_space())
     run_trial(searcher, "a", [1.5])
     trial = searcher.study.trials[0]

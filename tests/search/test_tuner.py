@@ -46,8 +46,7 @@ def curves(run):
     timed = ("seconds", "images_per_second")
     return {
         folder.path.name: [
-            {k: v for k, v in row.items() if k not in timed}
-            for row in read_metrics(folder.metrics)
+            {k: v for k, v in row.items() if k not in timed} for row in read_metrics(folder.metrics)
         ]
         for folder in trial_folders(run)
     }
@@ -102,7 +101,9 @@ def test_search_that_is_cut_off_and_resumed_equals_the_uninterrupted_one(
 def test_trial_that_diverges_fails_alone(
     tmp_path, ray_here, shards_folder, write_space, space_text
 ):
-    text = space_text.replace("lr: {float: [0.001, 0.1], log: true}", "lr: {choice: [1.0e30, 0.05]}")
+    text = space_text.replace(
+        "lr: {float: [0.001, 0.1], log: true}", "lr: {choice: [1.0e30, 0.05]}"
+    )
     text = text.replace("{lr: 0.05, ", "{lr: 1.0e30, ").replace("[16]}", "[16]}\n  - {lr: 0.05}")
     end = search(tmp_path / "run", shards_folder, write_space(text), trials=2)
     assert end.statuses == {"diverged": 1, "completed": 1}
