@@ -161,27 +161,14 @@ def write_shards(
     for name in SPLITS:
         rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
         shards = []
-        for start in range(0, len(rows), size):
+        for number, start in enumerate(range(0, len(rows), size)):
             part = rows[start : start + size]
-            path = folder / f"{name}-{start // size:05d}.arrow"
+            path = folder / f"{name}-{number:05d}.arrow"
             names = [sources[row] for row in part]
             images = images_NCHW[_slice_or_rows(part)]
             write_batch(path, images, labels_N[part], names, digests_N16[part])
-            shards.append(
-                {
-                    "file": path.name,
-                    "rows": len(part),
-                    "bytes": path.stat().st_size,
-                    "sha256": sha256_of(path),
-                }
-            )
-        counts = np.bincount(labels_N[rows], minlength=len(classes)).tolist()
-        splits[name] = {
-            "rows": len(rows),
-            "class_counts": dict(zip(classes, counts, strict=True)),
-            "digest": _split_digest(digests_N16[rows], labels_N[rows]),
-            "shards": shards,
-        }
+            shards.append(_shard_entry(path, len(part)))
+        splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -193,6 +180,23 @@ def write_shards(
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
+
+
+def _shard_entry(path: Path, rows: int) -> dict[str, Any]:
+    size = path.stat().st_size
+    return {"file": path.name, "rows": rows, "bytes": size, "sha256": sha256_of(path)}
+
+
+def _split_entry(
+    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list[dict]
+) -> dict[str, Any]:
+    counts = np.bincount(labels_N, minlength=len(classes)).tolist()
+    return {
+        "rows": len(labels_N),
+        "class_counts": dict(zip(classes, counts, strict=True)),
+        "digest": _split_digest(digests_N16, labels_N),
+        "shards": shards,
+    }
 
 
 def _slice_or_rows(rows: np.ndarray) -> slice | np.ndarray:
