@@ -129,3 +129,15 @@ def test_truncated_tar_says_so(tmp_path, fer_table):
     with pytest.raises(DataError, match="not a whole"):
         import_data([str(path)], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_damaged_table_in_a_zip_says_so(tmp_path, fer_table):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("fer2013.csv", fer_table * 1000)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match="fer2013.csv cannot be read to its end .*CRC"):
+        import_data([str(path)], tmp_path / "out", allow_rejected=True)
+    assert not (tmp_path / "out").exists()
