@@ -1,5 +1,6 @@
 """Checkpoints: the newest state for resume, the best weights for the ensemble."""
 
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
     checkpoint costs the epochs it held, not the trial."""
     try:
         return torch.load(folder / "state.pt", map_location=device, weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, KeyError):
+    except (RuntimeError, ValueError, EOFError, OSError, LookupError, pickle.UnpicklingError):
         return None
 
 

@@ -34,14 +34,23 @@ class Workers:
             dist.all_reduce(values)
         return values
 
+    def align_buffers(self, *networks: nn.Module) -> None:
+        """Give every worker the leader's buffers: each worker's batch statistics are its own
+        share's, and what is evaluated and saved must be one network."""
+        if self.count > 1:
+            for buffer in (b for network in networks for b in network.buffers()):
+                dist.broadcast(buffer, src=0)
+
     def gather_rows(self, shared: Tensor, rows: int) -> Tensor:
         """Undo `share`: all ``rows`` rows, in order, on every worker. Nothing is padded or
         repeated in the result, so that metrics over it are exact."""
         if self.count == 1:
             return shared
         most = -(-rows // self.count)
-        padded = shared.new_zeros(most, *shared.shape[1:])
+        # NCCL moves GPU memory alone, and probabilities come on the CPU.
+        device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+        padded = torch.zeros(most, *shared.shape[1:], dtype=shared.dtype, device=device)
         padded[: len(shared)] = shared
         parts = [torch.empty_like(padded) for _ in range(self.count)]
         dist.all_gather(parts, padded)
-        return torch.stack(parts, dim=1).flatten(0, 1)[:rows]
+        return torch.stack(parts, dim=1).flatten(0, 1)[:rows].to(shared.device)

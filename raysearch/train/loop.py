@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from raysearch import metrics
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
-from raysearch.errors import RunError
+from raysearch.errors import ConfigError, RunError
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
 from raysearch.train.augment import augment, mixup
@@ -64,7 +64,8 @@ def fit(
     """Train for ``config.epochs`` epochs and call ``report`` after each, on every worker.
 
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
-    ``report`` raises ends the run. Raises `Diverged` when a loss is not finite.
+    ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
+    where a batch has fewer images than there are workers.
     """
     training = Training(config, dataset, torch.device(device), workers or Workers())
     if resume is not None:
@@ -79,6 +80,11 @@ class Training:
     def __init__(
         self, config: TrainConfig, dataset: Dataset, device: torch.device, workers: Workers
     ):
+        if config.batch_size < workers.count:
+            raise ConfigError(
+                f"batch_size must give each of {workers.count} workers an image, "
+                f"but got {config.batch_size}."
+            )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
         self.dtype = autocast_dtype(config.precision, device)
         self.steps_per_epoch = max(len(dataset.train) // config.batch_size, 1)
@@ -100,6 +106,7 @@ class Training:
         begin = time.perf_counter()
         with seeded(self.config.seed, epoch, self.workers.rank):
             loss, accuracy, images = self._train(epoch)
+        self.workers.align_buffers(self.network, self.average.network)
         train_seconds = time.perf_counter() - begin
         if not math.isfinite(loss):
             raise Diverged(f"The training loss is {loss} in epoch {epoch}; try a lower lr.")

@@ -52,17 +52,13 @@ def run_trial(
     state = load_state(files.checkpoint, device)
     recorder = Recorder(files, dataset, config.epochs, workers)
     recorder.begin(state["epoch"] if state else 0)
-    if workers.leads:
-        network = build_model(
-            config.model, dataset.shape[0], len(dataset.classes), config.image_size
-        )
-        files.write_record(make_record(trial, config, dataset, count_parameters(network)))
 
     def on_epoch(end: EpochEnd) -> None:
         recorder.record(end)
         report(end.metrics)
 
     try:
+        recorder.describe(trial, config)
         fit(config, dataset, on_epoch, state, device=device, workers=workers)
     except Diverged as error:
         return recorder.finish("diverged", str(error))
@@ -91,6 +87,16 @@ class Recorder:
         if self.workers.leads:
             self.files.path.mkdir(parents=True, exist_ok=True)
             self.files.write_status("running", epoch)
+
+    def describe(self, trial: int, config: TrainConfig) -> None:
+        """Raises `ConfigError` where the network of ``config`` cannot be built for this data."""
+        if not self.workers.leads:
+            return
+        channels, classes = self.dataset.shape[0], len(self.dataset.classes)
+        with torch.random.fork_rng(devices=[]):
+            network = build_model(config.model, channels, classes, config.image_size)
+        record = make_record(trial, config, self.dataset, count_parameters(network))
+        self.files.write_record(record)
 
     def record(self, end: EpochEnd) -> None:
         row, training = end.metrics, end.training
@@ -154,5 +160,6 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
     lines = [",".join(METRICS)]
-    lines += [",".join(f"{row[name]:.6g}" for name in METRICS) for row in rows]
+    # All digits: whether an epoch is the best so far must not depend on a restart in between.
+    lines += [",".join(repr(row[name]) for name in METRICS) for row in rows]
     write_text(path, "\n".join(lines) + "\n")

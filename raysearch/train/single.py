@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from raysearch.config import TrainConfig
-from raysearch.data.dataset import load_dataset
+from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.errors import ConfigError, RunError
 from raysearch.train.runner import read_metrics, run_trial
 from raysearch.train.trial import TrialFolder
@@ -19,14 +19,13 @@ def train_one(
     """Train ``config`` on the shards in ``data``, or go on with it where ``folder`` holds it.
 
     Returns the best epoch's metrics with ``status``, ``parameters`` and ``folder``. Raises
-    `ConfigError` where ``folder`` holds another configuration, `RunError` where it diverged or
-    ran out of memory.
+    `ConfigError` where ``folder`` holds another configuration or other data, `RunError` where it
+    diverged or ran out of memory.
     """
     files = TrialFolder(folder)
-    if files.config.exists() and files.read_record().train != config:
-        raise ConfigError(
-            f"{folder} holds a run of another configuration; choose another --out, or remove it."
-        )
+    dataset = load_dataset(data, device)
+    if files.config.exists():
+        _check_same(files, config, dataset)
 
     def show(row: dict[str, float]) -> None:
         console.print(
@@ -37,7 +36,7 @@ def train_one(
             highlight=False,
         )
 
-    status = run_trial(folder, 0, config, load_dataset(data, device), device=device, report=show)
+    status = run_trial(folder, 0, config, dataset, device=device, report=show)
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
     best = min(read_metrics(files.metrics), key=lambda row: row["validation_log_loss"])
@@ -46,3 +45,14 @@ def train_one(
         "parameters": files.read_record().parameters,
         "folder": str(folder),
     }
+
+
+def _check_same(files: TrialFolder, config: TrainConfig, dataset: Dataset) -> None:
+    record = files.read_record()
+    if record.train != config:
+        other = "of another configuration"
+    elif record.data_fingerprint != dataset.fingerprint:
+        other = "on other data"
+    else:
+        return
+    raise ConfigError(f"{files.path} holds a run {other}; choose another --out, or remove it.")
