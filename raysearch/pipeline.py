@@ -100,7 +100,7 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
     source = Path(data)
     if (source / MANIFEST).exists():
         return source.resolve()
-    beside = source.parent if os.access(source.parent, os.W_OK) else Path("data")
+    beside = source.parent if is_writable(source.parent) else Path("data")
     cached = beside / f"{source.name.split('.')[0]}.shards"
     if not (cached / MANIFEST).exists():
         from raysearch.data.importing import import_data
@@ -108,6 +108,11 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
         print(f"importing {source} into {cached}", file=sys.stderr)
         import_data([data], cached)
     return cached.resolve()
+
+
+def is_writable(folder: Path) -> bool:
+    """Root may write to a folder that is marked read-only, and still should not."""
+    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 
 def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits) -> None:

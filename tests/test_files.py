@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raysearch import files
 from raysearch.files import atomic_folder, atomic_path, sha256_of, write_json, write_text
 
 OLD, NEW = "old " * 5000, "new " * 9000
@@ -125,6 +126,47 @@ def test_an_existing_folder_is_never_overwritten(tmp_path):
         (made / "a").touch()
     assert [path.name for path in (tmp_path / "folder").iterdir()] == ["precious"]
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.fixture(params=["one step", "three steps"])
+def exchange(request, monkeypatch):
+    """With the system's exchange of two names, and without it."""
+    if request.param == "three steps":
+        monkeypatch.setattr(files.ctypes, "CDLL", lambda name: object())
+
+
+def test_a_folder_is_replaced_whole_where_asked(tmp_path, exchange):
+    for content in ("first", "second"):
+        with atomic_folder(tmp_path / "folder", replace=True) as made:
+            (made / content).touch()
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["second"]
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+@pytest.mark.parametrize("moment", ["inside the write", "before the sync", "after the rename"])
+def test_replaced_folder_is_old_or_new_but_whole_after_sigkill(tmp_path, moment):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a").write_text(OLD)
+    work = (
+        "from raysearch.files import atomic_folder\n"
+        "with atomic_folder(sys.argv[1], replace=True) as made:\n"
+        "    (made / 'a').write_text('new ' * 9000)"
+    )
+    run_until_killed(moment, work, folder)
+    assert (folder / "a").read_text() == (NEW if moment == "after the rename" else OLD)
+    with atomic_folder(folder, replace=True) as made:
+        (made / "a").write_text("again")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_failed_replacement_keeps_the_folder(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text(OLD)
+    with pytest.raises(ValueError), atomic_folder(tmp_path / "folder", replace=True) as made:
+        (made / "a").write_text(NEW)
+        raise ValueError
+    assert (tmp_path / "folder" / "a").read_text() == OLD
 
 
 def test_readers_beside_a_writer_never_see_half_a_file(tmp_path):

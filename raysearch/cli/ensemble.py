@@ -2,16 +2,11 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from raysearch.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
-    from raysearch.ensemble.build import EnsembleReport
 
 
 def register(app: typer.Typer) -> None:
@@ -50,77 +45,7 @@ def ensemble(
     if as_json:
         print(json.dumps(report.to_json()))
     else:
-        print_report(report)
+        from raysearch.report.terminal import print_ensemble
 
-
-def print_report(report: "EnsembleReport") -> None:
-    """Members, the honest estimate first, what it has to beat, and where the artifact is."""
-    from rich.console import Console
-
-    stdout = Console()
-    nested, validation = report.nested, report.validation
-    stdout.print(_member_table(report))
-    stdout.print(
-        f"[bold]accuracy {_percent(nested['accuracy'])} ± {_percent(nested['accuracy_se'])}, "
-        f"log loss {nested['log_loss']:.4f} ± {nested['log_loss_se']:.4f}[/bold] "
-        "(nested cross-validation, ± one standard error)",
-        highlight=False,
-    )
-    stdout.print(
-        f"[dim]on the images it was selected on, optimistic: {_percent(validation['accuracy'])}, "
-        f"{validation['log_loss']:.4f}; macro F1 {_percent(validation['macro_f1'])}, "
-        f"calibration error {validation['ece']:.4f}[/dim]",
-        highlight=False,
-    )
-    stdout.print(_baseline_table(report))
-    for line in _skipped_lines(report.skipped):
-        stdout.print(line, highlight=False, markup=False)
-    stdout.print(str(report.path), highlight=False, markup=False, soft_wrap=True)
-
-
-def _member_table(report: "EnsembleReport") -> "Table":
-    from rich.table import Table
-
-    table = Table(title=f"Ensemble selected for {report.objective}")
-    table.add_column("trial")
-    table.add_column("candidate")
-    for name in ("weight", "parameters", "in folds"):
-        table.add_column(name, justify="right")
-    for member in report.members:
-        table.add_row(
-            f"{member['trial']:04d}",
-            member["candidate"],
-            f"{member['weight']:.3f}",
-            f"{member['params']:,}",
-            f"{100 * member['stability']:.0f} %",
-        )
-    return table
-
-
-def _baseline_table(report: "EnsembleReport") -> "Table":
-    from rich.table import Table
-
-    table = Table(title="On the images of the selection")
-    table.add_column("combination")
-    table.add_column("accuracy", justify="right")
-    table.add_column("log loss", justify="right")
-    rows = {"ensemble": report.validation, "best single": report.best_single}
-    rows |= {name.replace("_", " "): scores for name, scores in report.baselines.items()}
-    for name, scores in rows.items():
-        table.add_row(name, _percent(scores["accuracy"]), f"{scores['log_loss']:.4f}")
-    return table
-
-
-def _skipped_lines(skipped: dict[str, str]) -> list[str]:
-    """One line a reason: how many trials or candidates it left out, and the first of them."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in skipped.items():
-        by_reason.setdefault(reason, []).append(name)
-    return [
-        f"left out {len(names)} ({', '.join(names[:4] + ['...'] * (len(names) > 4))}): {reason}"
-        for reason, names in by_reason.items()
-    ]
-
-
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.2f} %"
+        print_ensemble(report.to_json(), Console(highlight=False))
+        print(report.path)

@@ -139,7 +139,7 @@ def _near_components(pixels: _Pixels, rows: np.ndarray) -> np.ndarray:
 def _correlation(left_NCHW: np.ndarray, right_NCHW: np.ndarray) -> np.ndarray:
     """Boolean [N]: the two images' pixels correlate by at least `CORRELATION`."""
     left, right = (
-        images.reshape(len(images), images[0].size if len(images) else 0).astype(np.float32)
+        images.reshape(len(images), np.prod(images.shape[1:])).astype(np.float32)
         for images in (left_NCHW, right_NCHW)
     )
     left -= left.mean(axis=1, keepdims=True)

@@ -4,6 +4,7 @@ Nothing is ever extracted, so no member can write anywhere. Archives are bounded
 read: number of members, unpacked size, and its ratio to the file's size.
 """
 
+import lzma
 import os
 import zipfile
 import zlib
@@ -22,6 +23,9 @@ _JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 class Unreadable(Exception):
     """Why one member cannot be read, in a few words."""
+
+
+READ_ERRORS = (Unreadable, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
 
 
 class Container(Protocol):
@@ -132,7 +136,9 @@ def read(container: Container, name: str, limit: int) -> bytes:
     try:
         with container.open(name) as file:
             data = file.read(limit + 1)
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+    except Unreadable:
+        raise
+    except READ_ERRORS as error:
         raise Unreadable(f"damaged: {error}") from None
     if len(data) > limit:
         raise Unreadable(f"more than {limit:,} bytes")

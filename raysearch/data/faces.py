@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 OVERSAMPLE = 2
-NUISANCE = 0.17
+NUISANCE = 0.2
 """Standard deviation added to every facial movement, in units of a full movement."""
 
 # brow height, brow inner end up, eye opening, mouth corners up, mouth opening, mouth width, nose
@@ -53,18 +53,18 @@ class _Canvas:
 
 def draw_face(expression: str, size: int, rng: np.random.Generator) -> np.ndarray:
     """uint8 [size, size]: one face of a class of `MOVEMENTS`."""
-    movement = np.array(MOVEMENTS[expression]) * rng.uniform(0.4, 1.1)
+    movement = np.array(MOVEMENTS[expression]) * rng.uniform(0.4, 1.15)
     brow, inner, eye, smile, gape, wide, nose = movement + rng.normal(0, NUISANCE, 7)
     side = size * OVERSAMPLE
-    background, skin = rng.uniform(20, 235), rng.uniform(95, 225)
+    background, skin = rng.uniform(30, 110), rng.uniform(150, 225)
     image = Image.new("L", (side, side), int(background))
-    turn, scale = np.deg2rad(rng.normal(0, 7)), rng.uniform(0.85, 1.12)
+    turn, scale = np.deg2rad(rng.normal(0, 4)), rng.uniform(1.0, 1.12)
     matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     matrix *= [[scale * rng.uniform(0.9, 1.08)], [scale]]
-    center = side * (0.5 + rng.normal(0, 0.035, 2))
+    center = side * (0.5 + rng.normal(0, 0.015, 2))
     canvas = _Canvas(ImageDraw.Draw(image), matrix, center, side * 0.46)
-    dark = skin * rng.uniform(0.2, 0.45)
-    yaw = rng.normal(0, 0.07)
+    dark = skin * rng.uniform(0.1, 0.35)
+    yaw = rng.normal(0, 0.03)
     _draw_head(canvas, skin, dark, rng)
     for sign in (-1, 1):
         _draw_eye(canvas, sign, yaw, (brow, inner, eye), skin, dark, rng)
@@ -74,11 +74,11 @@ def draw_face(expression: str, size: int, rng: np.random.Generator) -> np.ndarra
 
 
 def _draw_head(canvas: _Canvas, skin: float, dark: float, rng: np.random.Generator) -> None:
-    hair = rng.uniform(10, 200)
+    hair = rng.uniform(10, 120)
     width = rng.uniform(0.68, 0.8)
     canvas.ellipse(0, -0.22, width * 1.1, rng.uniform(0.72, 0.85), hair)
     canvas.ellipse(0, 0.08, width, rng.uniform(0.82, 0.95), skin)
-    if rng.random() < 0.15:
+    if rng.random() < 0.05:
         canvas.ellipse(0, 0.75, width * 0.6, 0.25, (skin + 2 * dark) / 3)
 
 
@@ -93,13 +93,13 @@ def _draw_eye(
 ) -> None:
     brow, inner, eye = movement
     x, y = sign * 0.32 + yaw, -0.12
-    opening = max(0.015, 0.085 * (1 + 0.8 * eye))
-    canvas.ellipse(x, y, 0.15, opening, min(255, skin * 1.25))
-    canvas.ellipse(x + yaw, y, 0.065, min(opening, 0.075), dark * 0.5)
+    opening = max(0.015, 0.1 * (1 + 0.8 * eye))
+    canvas.ellipse(x, y, 0.17, opening, min(255, skin * 1.25))
+    canvas.ellipse(x + yaw, y, 0.075, min(opening, 0.09), dark * 0.5)
     along = np.linspace(-1, 1, 5)
-    lift = 0.1 * inner * -sign * along
-    brow_y = y - 0.2 - 0.1 * brow - lift - 0.03 * (1 - along**2)
-    canvas.stroke(np.stack([x + 0.18 * along, brow_y], axis=1), rng.uniform(0.04, 0.08), dark)
+    lift = 0.13 * inner * -sign * along
+    brow_y = y - 0.2 - 0.12 * brow - lift - 0.03 * (1 - along**2)
+    canvas.stroke(np.stack([x + 0.2 * along, brow_y], axis=1), rng.uniform(0.06, 0.09), dark)
 
 
 def _draw_nose(canvas: _Canvas, yaw: float, nose: float, skin: float) -> None:
@@ -115,14 +115,14 @@ def _draw_mouth(
 ) -> None:
     smile, gape, wide = movement
     along = np.linspace(-1, 1, 9)
-    width = 0.27 * (1 + 0.35 * wide)
-    curve = 0.13 * smile * (1 - along**2) - 0.06 * smile
-    opening = max(0.0, 0.26 * gape) * np.sqrt(np.clip(1 - along**2, 0, 1))
+    width = 0.31 * (1 + 0.35 * wide)
+    curve = 0.2 * smile * (1 - along**2) - 0.1 * smile
+    opening = max(0.0, 0.3 * gape) * np.sqrt(np.clip(1 - along**2, 0, 1))
     upper = np.stack([along * width + yaw, 0.5 + curve - 0.35 * opening], axis=1)
     lower = np.stack([along * width + yaw, 0.5 + curve + opening], axis=1)
     canvas.fill(np.concatenate([upper, lower[::-1]]), dark * 0.5)
-    canvas.stroke(upper, 0.045, dark)
-    canvas.stroke(lower, 0.045, dark)
+    canvas.stroke(upper, 0.06, dark)
+    canvas.stroke(lower, 0.06, dark)
 
 
 def _photograph(image: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -130,13 +130,13 @@ def _photograph(image: Image.Image, size: int, rng: np.random.Generator) -> np.n
     small = image.resize((size, size), Image.Resampling.BOX)
     pixels = np.asarray(small, dtype=np.float32)
     axis = np.linspace(-1, 1, size, dtype=np.float32)
-    slope = rng.normal(0, 0.22, 2).astype(np.float32)
+    slope = rng.normal(0, 0.12, 2).astype(np.float32)
     pixels = pixels * (1 + slope[0] * axis[:, None] + slope[1] * axis[None, :])
-    if rng.random() < 0.2:
+    if rng.random() < 0.1:
         y, x = rng.integers(0, size, 2)
         reach = size // 6
         pixels[max(0, y - reach) : y + reach, max(0, x - reach) : x + reach] = rng.uniform(0, 255)
-    contrast, noise = rng.uniform(0.55, 1.1), rng.uniform(2, 14)
+    contrast, noise = rng.uniform(0.75, 1.1), rng.uniform(2, 12)
     pixels = (pixels - 128) * contrast + 128 + rng.normal(0, 15)
     pixels += rng.normal(0, noise, (size, size)).astype(np.float32)
     return pixels.clip(0, 255).round().astype(np.uint8)

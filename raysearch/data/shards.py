@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raysearch.data.batches import REMEDY, read_batch, values_of, write_batch
 from raysearch.errors import DataError, did_you_mean
 from raysearch.files import sha256_of, write_json
 
@@ -25,8 +26,6 @@ VERSION = 1
 MANIFEST = "manifest.json"
 SPLITS = ("train", "validation", "test")
 SHARD_BYTES = 128 * 2**20
-
-_REMEDY = "Delete the folder and run `raysearch data import` again."
 
 
 def digests_of(images_NCHW: np.ndarray) -> np.ndarray:
@@ -57,7 +56,7 @@ class Split:
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
-        return [_read_batch(path) for path in self.paths]
+        return [read_batch(path) for path in self.paths]
 
     @cached_property
     def images_NCHW(self) -> np.ndarray:
@@ -68,13 +67,13 @@ class Split:
     @cached_property
     def labels_N(self) -> np.ndarray:
         """int64 [N], positions in `Shards.classes`."""
-        parts = [_values(batch.column("label"), np.int16) for batch in self._batches]
+        parts = [values_of(batch.column("label"), np.int16) for batch in self._batches]
         return _joined(parts, np.empty(0, np.int16)).astype(np.int64)
 
     @cached_property
     def digests_N16(self) -> np.ndarray:
         """uint8 [N, 16]."""
-        parts = [_values(batch.column("digest"), "V16") for batch in self._batches]
+        parts = [values_of(batch.column("digest"), "V16") for batch in self._batches]
         parts = [part.view(np.uint8).reshape(-1, 16) for part in parts]
         return _joined(parts, np.empty((0, 16), np.uint8))
 
@@ -130,9 +129,9 @@ def open_shards(folder: Path | str, verify: bool = True) -> Shards:
         for entry in entries:
             _check_shard(folder, entry, verify)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / MANIFEST} lacks the entry {error}. {_REMEDY}") from None
+        raise DataError(f"{folder / MANIFEST} lacks the entry {error}. {REMEDY}") from None
     if shards.fingerprint != expected:
-        raise DataError(f"{folder / MANIFEST} was edited: its fingerprint is wrong. {_REMEDY}")
+        raise DataError(f"{folder / MANIFEST} was edited: its fingerprint is wrong. {REMEDY}")
     return shards
 
 
@@ -162,26 +161,14 @@ def write_shards(
     for name in SPLITS:
         rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
         shards = []
-        for start in range(0, len(rows), size):
+        for number, start in enumerate(range(0, len(rows), size)):
             part = rows[start : start + size]
-            path = folder / f"{name}-{start // size:05d}.arrow"
+            path = folder / f"{name}-{number:05d}.arrow"
             names = [sources[row] for row in part]
-            _write_batch(path, images_NCHW[part], labels_N[part], names, digests_N16[part])
-            shards.append(
-                {
-                    "file": path.name,
-                    "rows": len(part),
-                    "bytes": path.stat().st_size,
-                    "sha256": sha256_of(path),
-                }
-            )
-        counts = np.bincount(labels_N[rows], minlength=len(classes)).tolist()
-        splits[name] = {
-            "rows": len(rows),
-            "class_counts": dict(zip(classes, counts, strict=True)),
-            "digest": _split_digest(digests_N16[rows], labels_N[rows]),
-            "shards": shards,
-        }
+            images = images_NCHW[_slice_or_rows(part)]
+            write_batch(path, images, labels_N[part], names, digests_N16[part])
+            shards.append(_shard_entry(path, len(part)))
+        splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -195,6 +182,29 @@ def write_shards(
     return manifest
 
 
+def _shard_entry(path: Path, rows: int) -> dict[str, Any]:
+    size = path.stat().st_size
+    return {"file": path.name, "rows": rows, "bytes": size, "sha256": sha256_of(path)}
+
+
+def _split_entry(
+    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list[dict]
+) -> dict[str, Any]:
+    counts = np.bincount(labels_N, minlength=len(classes)).tolist()
+    return {
+        "rows": len(labels_N),
+        "class_counts": dict(zip(classes, counts, strict=True)),
+        "digest": _split_digest(digests_N16, labels_N),
+        "shards": shards,
+    }
+
+
+def _slice_or_rows(rows: np.ndarray) -> slice | np.ndarray:
+    """A slice for consecutive rows, which picks them without a copy."""
+    consecutive = rows[-1] - rows[0] + 1 == len(rows) and (np.diff(rows) == 1).all()
+    return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
+
+
 def _split_digest(digests_N16: np.ndarray, labels_N: np.ndarray) -> str:
     labels = labels_N.astype("<i2").reshape(-1, 1).view(np.uint8)
     return hashlib.blake2b(np.hstack([digests_N16, labels]).tobytes(), digest_size=16).hexdigest()
@@ -203,54 +213,6 @@ def _split_digest(digests_N16: np.ndarray, labels_N: np.ndarray) -> str:
 def _fingerprint(classes: Sequence[str], shape: Sequence[int], splits: Mapping) -> str:
     named = [list(classes), list(shape), [[name, splits[name]["digest"]] for name in splits]]
     return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
-
-
-def _write_batch(
-    path: Path,
-    images_NCHW: np.ndarray,
-    labels_N: np.ndarray,
-    sources: Sequence[str],
-    digests_N16: np.ndarray,
-) -> None:
-    shape = images_NCHW.shape[1:]
-    pixels = pa.FixedSizeListArray.from_arrays(
-        _array(pa.uint8(), images_NCHW), type=pa.list_(pa.uint8(), int(np.prod(shape)))
-    )
-    columns = {
-        "image": pa.ExtensionArray.from_storage(pa.fixed_shape_tensor(pa.uint8(), shape), pixels),
-        "label": _array(pa.int16(), labels_N.astype(np.int16)),
-        "source": _strings(sources),
-        "digest": _array(pa.binary(16), digests_N16, len(digests_N16)),
-    }
-    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-
-
-def _array(kind: pa.DataType, values: np.ndarray, length: int | None = None) -> pa.Array:
-    """Arrow over NumPy's memory. (`pa.array` would import pandas, which takes most of a second.)"""
-    buffer = pa.py_buffer(np.ascontiguousarray(values).reshape(-1))
-    return pa.Array.from_buffers(kind, values.size if length is None else length, [None, buffer])
-
-
-def _strings(values: Sequence[str]) -> pa.StringArray:
-    encoded = [value.encode("utf-8", "backslashreplace") for value in values]
-    ends = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
-    buffers = [None, pa.py_buffer(ends), pa.py_buffer(b"".join(encoded))]
-    return pa.Array.from_buffers(pa.string(), len(values), buffers)
-
-
-def _read_batch(path: Path) -> pa.RecordBatch:
-    try:
-        with pa.memory_map(str(path)) as file:
-            return pa.ipc.open_file(file).get_batch(0)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} is not a whole Arrow file ({error}). {_REMEDY}") from None
-
-
-def _values(column: pa.Array, dtype: type | str) -> np.ndarray:
-    """NumPy over Arrow's memory. (`to_numpy` would import pandas.)"""
-    return np.frombuffer(column.buffers()[1], dtype)[column.offset :][: len(column)]
 
 
 def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
@@ -271,7 +233,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             f"Did you mean to run `raysearch data import {folder} --out DIR` first?"
         ) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). {_REMEDY}") from None
+        raise DataError(f"{path} cannot be read ({error}). {REMEDY}") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise DataError(f"{path} is not a manifest of imported data (format {FORMAT!r}).")
     if manifest.get("version") != VERSION:
@@ -286,12 +248,12 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 def _check_shard(folder: Path, entry: Mapping[str, Any], verify: bool) -> None:
     path = folder / Path(entry["file"]).name
     if not path.is_file():
-        raise DataError(f"The shard {path} is missing. {_REMEDY}")
+        raise DataError(f"The shard {path} is missing. {REMEDY}")
     size = path.stat().st_size
     if size != entry["bytes"]:
         raise DataError(
             f"The shard {path} is truncated or changed: "
-            f"{size:,} bytes, its manifest says {entry['bytes']:,}. {_REMEDY}"
+            f"{size:,} bytes, its manifest says {entry['bytes']:,}. {REMEDY}"
         )
     if verify and sha256_of(path) != entry["sha256"]:
-        raise DataError(f"The shard {path} was changed: its SHA-256 is wrong. {_REMEDY}")
+        raise DataError(f"The shard {path} was changed: its SHA-256 is wrong. {REMEDY}")

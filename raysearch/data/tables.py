@@ -7,12 +7,15 @@ not plainly right is parsed again row by row, for a verdict in words.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isqrt
 from typing import IO
 
 import numpy as np
 
+from raysearch.data.containers import READ_ERRORS
 from raysearch.data.images import Header, resized
 from raysearch.data.layouts import FER_CLASSES, USAGES
 from raysearch.data.rows import Batch, in_order
@@ -56,7 +59,7 @@ class TableReader:
     def __init__(self, title: str, open_file: Callable[[], IO[bytes]], size: int) -> None:
         self.title = title
         self._open = open_file
-        with open_file() as file:
+        with self._opened() as file:
             columns = read_columns(file.readline(LINE))
             lines = [file.readline(LINE) for _ in range(100)]
         if columns is None:
@@ -83,12 +86,22 @@ class TableReader:
     def read(self, shape: tuple[int, int, int]) -> Iterator[Batch]:
         return in_order(lambda block: self._parse(*block, shape), self._blocks())
 
+    @contextmanager
+    def _opened(self) -> Iterator[IO[bytes]]:
+        try:
+            with self._open() as file:
+                yield file
+        except READ_ERRORS as error:
+            raise DataError(
+                f"{self.title} cannot be read to its end ({error}). Copy or download it again."
+            ) from None
+
     def _blocks(self) -> Iterator[tuple[int, bytes]]:
         """Whole lines in blocks of about ``BLOCK`` bytes, each with its first line's number.
 
         (A line longer than ``LINE`` is cut, so that its row is refused.)
         """
-        with self._open() as file:
+        with self._opened() as file:
             file.readline(LINE)
             number = 2
             while block := file.read(BLOCK) + file.readline(LINE):
@@ -97,14 +110,13 @@ class TableReader:
 
     def _parse(self, number: int, block: bytes, shape: tuple[int, int, int]) -> Batch:
         pixels, labels, splits, sources, rejected = [], [], [], [], []
-        for offset, line in enumerate(block.split(b"\n")):
-            if not line.strip():
-                continue
+        for offset, (start, stop) in enumerate(_lines(block)):
             where = f"{self.title}:{number + offset}"
             try:
-                label, text, split = _fields(line, self._columns)
+                label, text, split = _fields(block, start, stop, self._columns)
             except BadRow as error:
-                rejected.append((where, str(error)))
+                if block[start:stop].strip():
+                    rejected.append((where, str(error)))
                 continue
             pixels.append(text)
             labels.append(label)
@@ -141,12 +153,12 @@ def parse_pixels(texts: Sequence[bytes], side: int) -> tuple[np.ndarray, dict[in
 
 
 def _parse_plain(texts: Sequence[bytes], count: int) -> np.ndarray | None:
-    """The numbers of rows of ``count`` each between single spaces; None if anything is amiss."""
+    """The numbers of rows of ``count`` each between spaces; None if anything is amiss."""
     text = np.frombuffer(b"   " + b" ".join(texts) + b" ", np.uint8)
     digit = text - np.uint8(48)
     is_digit = digit < 10
     is_space = text == 32
-    if not (is_digit | is_space).all() or (is_space[3:-1] & is_space[4:]).any():
+    if not (is_digit | is_space).all():
         return None
     one = is_digit.view(np.uint8)
     digit *= one
@@ -184,21 +196,35 @@ def _parse_carefully(text: bytes, count: int) -> np.ndarray:
     return np.array(numbers, dtype=np.uint8)
 
 
-def _fields(line: bytes, columns: Columns) -> tuple[str, bytes, str]:
+def _lines(block: bytes) -> Iterator[tuple[int, int]]:
+    """Where each line starts and stops. (Cutting lines out would copy the whole table.)"""
+    start = 0
+    while start < len(block):
+        stop = block.find(b"\n", start)
+        stop = len(block) if stop < 0 else stop
+        yield start, stop
+        start = stop + 1
+
+
+def _fields(block: bytes, start: int, stop: int, columns: Columns) -> tuple[str, bytes, str]:
     """Class, pixel text and split ("" without a Usage column) of one row. Raises `BadRow`."""
-    fields = line.split(b",")
-    if len(fields) != columns.count:
-        raise BadRow(f"{len(fields)} columns, not {columns.count}")
-    emotion = fields[columns.emotion].strip(_BLANK)
+    edges = [start - 1]
+    while (comma := block.find(b",", edges[-1] + 1, stop)) >= 0:
+        edges.append(comma)
+    edges.append(stop)
+    if len(edges) - 1 != columns.count:
+        raise BadRow(f"{len(edges) - 1} columns, not {columns.count}")
+    fields = [block[a + 1 : b].strip(_BLANK) for a, b in pairwise(edges)]
+    emotion = fields[columns.emotion]
     if not (emotion.isdigit() and len(emotion) < 4 and int(emotion) < len(FER_CLASSES)):
         raise BadRow(f"emotion is {emotion[:20].decode('utf-8', 'replace')!r}, not 0 to 6")
     split = ""
     if columns.usage >= 0:
-        usage = fields[columns.usage].strip(_BLANK).decode("utf-8", "replace")
+        usage = fields[columns.usage].decode("utf-8", "replace")
         split = USAGES.get(usage.casefold(), "")
         if not split:
             raise BadRow(f"Usage is {usage[:20]!r}, not Training, PublicTest or PrivateTest")
-    return FER_CLASSES[int(emotion)], fields[columns.pixels].strip(_BLANK), split
+    return FER_CLASSES[int(emotion)], fields[columns.pixels], split
 
 
 def _infer_side(lines: Sequence[bytes], columns: Columns, title: str) -> int:

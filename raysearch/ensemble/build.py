@@ -32,6 +32,7 @@ class EnsembleReport:
 
     ``validation`` is the score that selection ended with, optimistic; ``nested`` the
     cross-validated one. ``best_single`` and ``baselines`` are calibrated as the ensemble is.
+    ``trajectory`` is the objective after each greedy step.
     """
 
     objective: str
@@ -41,6 +42,7 @@ class EnsembleReport:
     best_single: dict[str, Any]
     baselines: dict[str, dict[str, float]]
     front: list[dict[str, Any]]
+    trajectory: list[float]
     seconds: float
     skipped: dict[str, str]
     path: Path
@@ -184,6 +186,7 @@ def _describe(
         },
         baselines=baselines.baselines(calibrated_NVK, labels_V, selection.objective),
         front=pareto_front(selection, library.candidates, calibrated_NVK, labels_V),
+        trajectory=[float(value) for value in selection.trajectory],
         seconds=0.0,
         skipped=library.skipped,
         path=out,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raysearch.data.containers import Container, Folder, Unreadable, Zip, read, walk_names
+from raysearch.data.containers import Container, Folder, Unreadable, Zip, read
 from raysearch.data.images import FILE_BYTES, SUFFIXES, BadImage, decode
 from raysearch.errors import DataError
 
@@ -75,7 +75,7 @@ def _contained(
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name, reason in container.refused:
         on_reject(f"{path}/{name}", reason)
-    names = list(walk_names(container.names, SUFFIXES))
+    names = [name for name in container.names if Path(name).suffix.lower() in SUFFIXES]
     if not names:
         on_reject(str(path), "holds no file with an image's suffix")
     for name in names:

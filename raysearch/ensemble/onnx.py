@@ -34,6 +34,7 @@ def export_onnx(
             f"An ONNX file holds less than 2 GiB, but the selected members have {size:,} bytes of "
             "weights. Select fewer or smaller members."
         )
+    network.to(memory_format=torch.contiguous_format)  # channels_last would add nodes
     example = torch.zeros((2, *shape), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")

@@ -15,14 +15,14 @@ class Predictor:
     Args:
         folder: the artifact, which is verified first (`ArtifactError`), or an opened one.
         backend: ``onnx`` (ONNX Runtime on the CPU) or ``torch``.
-        batch_size: images at a time.
+        batch_size: images at a time; more than fits the CPU's cache is slower.
     """
 
     def __init__(
         self,
         folder: Path | str | Artifact,
         backend: Literal["onnx", "torch"] = "onnx",
-        batch_size: int = 256,
+        batch_size: int = 64,
     ):
         self.artifact = folder if isinstance(folder, Artifact) else load_artifact(folder)
         self.classes = self.artifact.classes

@@ -44,28 +44,66 @@ def print_summary(summary: dict[str, Any]) -> None:
 
 
 def print_ensemble(report: dict[str, Any], console: Console) -> None:
-    """The nested estimate is the headline; the selection's own score is named optimistic."""
-    nested, own = report["nested"], report["validation"]
-    table = Table(title="Ensemble on validation", title_justify="left")
+    """Members, then the scores: the nested estimate first, the selection's own named optimistic.
+
+    ``report`` is `EnsembleReport.to_json`.
+    """
+    console.print(_member_table(report))
+    console.print(_score_table(report))
+    for line in _skipped_lines(report["skipped"]):
+        console.print(line, markup=False)
+
+
+def _member_table(report: dict[str, Any]) -> Table:
+    title = f"Ensemble selected for {report['objective'].replace('_', ' ')}"
+    table = Table(title=title, title_justify="left")
+    table.add_column("trial", justify="right")
+    table.add_column("candidate")
+    for name in ("weight", "parameters", "in folds"):
+        table.add_column(name, justify="right")
+    for member in report["members"]:
+        table.add_row(
+            str(member["trial"]),
+            member["candidate"],
+            f"{member['weight']:.3f}",
+            f"{member['params']:,}",
+            f"{100 * member['stability']:.0f} %",
+        )
+    return table
+
+
+def _score_table(report: dict[str, Any]) -> Table:
+    table = Table(title="On validation, ± one standard error", title_justify="left")
     for name in ("", "accuracy", "log loss"):
-        table.add_column(name, justify="left" if not name else "right")
-
-    def add(name: str, scores: dict[str, float], style: str | None = None) -> None:
-        accuracy = f"{100 * scores['accuracy']:.2f} %"
-        if "accuracy_se" in scores:
-            accuracy = f"{accuracy} ± {100 * scores['accuracy_se']:.2f}"
-        table.add_row(name, accuracy, f"{scores['log_loss']:.4f}", style=style)
-
-    add("ensemble, nested estimate", nested, "bold")
-    add("ensemble, as selected (optimistic)", own)
-    add("best single candidate", report["best_single"])
-    for name, scores in report["baselines"].items():
-        add(name.replace("_", " "), scores, "dim")
-    console.print(table)
-    members = ", ".join(
-        f"{m['weight']:.2f} x trial {m['trial']} {m['candidate']}" for m in report["members"]
+        table.add_column(name, justify="right" if name else "left")
+    nested = report["nested"]
+    table.add_row(
+        "ensemble, nested cross-validation",
+        f"{_percent(nested['accuracy'])} ± {100 * nested['accuracy_se']:.2f}",
+        f"{nested['log_loss']:.4f} ± {nested['log_loss_se']:.4f}",
+        style="bold",
     )
-    console.print(f"members: {members}")
+    rows = {"ensemble, as selected (optimistic)": report["validation"]}
+    rows |= {"best single candidate": report["best_single"]}
+    rows |= {name.replace("_", " "): scores for name, scores in report["baselines"].items()}
+    for name, scores in rows.items():
+        table.add_row(name, _percent(scores["accuracy"]), f"{scores['log_loss']:.4f}")
+    return table
+
+
+def _skipped_lines(skipped: dict[str, str]) -> list[str]:
+    """One line a reason: how many trials or candidates it left out, and the first of them."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in skipped.items():
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"left out {len(names)} ({', '.join(names[:4] + ['...'] * (len(names) > 4))}): {reason}"
+        for reason, names in by_reason.items()
+    ]
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.2f} %"
 
 
 def print_plan(plan: dict[str, Any]) -> None:

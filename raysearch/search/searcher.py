@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
-from raysearch.search.study import suggest_value
+from raysearch.search.study import make_sampler, suggest_value
 from raysearch.space import SearchSpace
 
 METRIC = "validation_log_loss"
@@ -63,6 +63,9 @@ class StudySearcher(Searcher):
         if self.made >= self.trials or epochs < max(1, self.epochs / 2):
             return Searcher.FINISHED
         for _ in range(100):
+            # A sampler of its own for each trial: a search that was interrupted and goes on
+            # proposes what the uninterrupted one would have.
+            self.study.sampler = make_sampler(self.space.search.sampler, self.seed + self.made)
             trial = self.study.ask()
             self.made += 1
             values = self.space.propose(lambda dimension, t=trial: suggest_value(t, dimension))

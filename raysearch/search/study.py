@@ -15,13 +15,12 @@ from raysearch.space import Dimension, SearchSpace
 STUDY_NAME = "raysearch"
 
 
-def open_study(journal: Path, sampler: str, seed: int) -> optuna.Study:
+def open_study(journal: Path) -> optuna.Study:
     """The study in ``journal``, made where there is none. Only one process may write to it."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna.create_study(
         study_name=STUDY_NAME,
         storage=JournalStorage(JournalFileBackend(str(journal))),
-        sampler=make_sampler(sampler, seed),
         direction="minimize",
         load_if_exists=True,
     )

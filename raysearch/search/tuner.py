@@ -50,7 +50,7 @@ def run_search(
     """
     begin = time.monotonic()
     searcher = StudySearcher(
-        open_study(run / "study.log", space.search.sampler, seed),
+        open_study(run / "study.log"),
         space,
         trials=plan.trials,
         epochs=plan.epochs,

@@ -222,6 +222,30 @@ def test_export_copies_the_ensemble_of_a_run(artifact_folder, tmp_path):
     assert missing.returncode == 2 and "raysearch ensemble" in missing.stderr
 
 
+def test_images_of_every_kind_come_out_in_the_shape_of_the_ensemble(tmp_path, rng):
+    wide = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+    picture = Image.fromarray(wide)
+    picture.convert("P").save(tmp_path / "palette.png")
+    picture.convert("RGBA").save(tmp_path / "alpha.png")
+    picture.convert("CMYK").save(tmp_path / "print.jpg")
+    picture.convert("L").save(tmp_path / "gray.bmp")
+    Image.fromarray(wide[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    picture.save(tmp_path / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.save(tmp_path / "turned.png", exif=turned)
+    for channels in (1, 3):
+        found = dict(read_images([tmp_path], (channels, 20, 20), pytest.fail))
+        assert len(found) == 7
+        assert all(
+            image.dtype == np.uint8 and image.shape == (channels, 20, 20)
+            for image in found.values()
+        )
+    deep, turned = found[f"{tmp_path}/deep.png"], found[f"{tmp_path}/turned.png"]
+    np.testing.assert_array_equal(deep, np.repeat(wide[None, ..., 0], 3, axis=0))
+    np.testing.assert_array_equal(turned, np.rot90(wide, -1).transpose(2, 0, 1))
+
+
 def test_batches_hold_every_image_once_in_order(rng):
     images = [(str(i), np.full((1, 2, 2), i, np.uint8)) for i in range(7)]
     batches = list(read_batches(iter(images), 3))

@@ -103,7 +103,9 @@ def write_ensemble(run: Path) -> None:
             {"params": 10_000, "latency_ms": 1.0, "accuracy": 0.68, "log_loss": 0.9, "members": 1},
             {"params": 30_000, "latency_ms": 2.0, "accuracy": 0.71, "log_loss": 0.81, "members": 2},
         ],
+        "trajectory": [0.9, 0.84, 0.82, 0.81],
         "seconds": 0.5,
+        "skipped": {"trial 9 ema": "belongs to other data"},
     }
     write_json(run / "ensemble_report.json", report)
 

@@ -59,7 +59,7 @@ def test_page_needs_no_network_and_no_other_file(full_run):
     text = write(full_run)
     assert all(link.startswith("#") for link in Outline(text).links)
     assert not re.search(r"<script|@import|url\((?!#)|<link|<iframe", text)
-    assert text.count("<svg") == 6
+    assert text.count("<svg") == 7
 
 
 def test_figures_follow_the_text_colour_and_share_no_names(full_run):
@@ -75,6 +75,11 @@ def test_synthetic_data_is_named_and_other_data_is_not(full_run):
     description = full_run / "run.yaml"
     description.write_text(description.read_text().replace("synthetic", "given"))
     assert "Synthetic data." not in write(full_run)
+
+
+def test_candidates_that_were_left_out_are_named_with_the_reason(full_run):
+    text = write(full_run)
+    assert "<dt>trial 9 ema</dt><dd>belongs to other data</dd>" in text
 
 
 def test_headline_is_the_nested_estimate(full_run):

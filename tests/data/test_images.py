@@ -1,0 +1,88 @@
+import io
+import zlib
+
+import numpy as np
+import pytest
+from image_samples import encode
+from PIL import Image
+
+from raysearch.data.images import BadImage, decode, read_header, resized
+
+
+def test_gray_pixels_come_out_as_they_are(rng):
+    pixels = rng.integers(0, 256, (5, 5), dtype=np.uint8)
+    np.testing.assert_array_equal(decode(encode(pixels), (5, 5), 1), pixels[None])
+
+
+def test_gray_becomes_equal_rgb_channels(rng):
+    pixels = rng.integers(0, 256, (5, 5), dtype=np.uint8)
+    np.testing.assert_array_equal(decode(encode(pixels), (5, 5), 3), np.stack([pixels] * 3))
+
+
+def test_exif_orientation_is_applied(rng):
+    pixels = rng.integers(0, 256, (4, 6), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(pixels, exif=exif)
+    np.testing.assert_array_equal(decode(data, (6, 4), 1)[0], np.rot90(pixels, -1))
+    assert read_header(data)[:2] == (4, 6)
+
+
+def test_transparency_is_laid_over_white():
+    pixels = np.zeros((2, 2, 4), np.uint8)
+    pixels[0, :, 3] = 255
+    assert decode(encode(pixels), (2, 2), 1)[0].tolist() == [[0, 0], [255, 255]]
+
+
+def test_16_bit_gray_is_scaled():
+    pixels = np.array([[0, 257 * 7], [257 * 200, 65535]], np.uint16)
+    assert decode(encode(pixels), (2, 2), 1)[0].tolist() == [[0, 7], [200, 255]]
+
+
+def test_palette_is_resolved():
+    image = Image.new("P", (2, 1))
+    image.putpalette([10, 20, 30, 200, 100, 50])
+    image.putpixel((1, 0), 1)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    assert decode(file.getvalue(), (1, 2), 3)[:, 0].T.tolist() == [[10, 20, 30], [200, 100, 50]]
+
+
+def test_animation_gives_its_first_frame():
+    frames = [Image.new("L", (4, 4), tone) for tone in (40, 200)]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    assert (decode(file.getvalue(), (4, 4), 1) == 40).all()
+
+
+def test_other_aspect_ratio_is_cropped_about_the_centre():
+    pixels = np.zeros((4, 12), np.uint8)
+    pixels[:, 4:8] = 90
+    assert (decode(encode(pixels), (4, 4), 1) == 90).all()
+
+
+def test_resized_table_images_equal_decoded_ones(rng):
+    pixels = rng.integers(0, 256, (2, 1, 8, 8), dtype=np.uint8)
+    expected = np.stack([decode(encode(image[0]), (5, 5), 3) for image in pixels])
+    np.testing.assert_array_equal(resized(pixels, (3, 5, 5)), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "empty"),
+        (b"no image at all", "not an image"),
+        (encode(np.zeros((64, 64), np.uint8))[:-30], "decoded|broken|truncated"),
+    ],
+)
+def test_bad_bytes_are_refused_in_words(data, why):
+    with pytest.raises(BadImage, match=why):
+        decode(data, (8, 8), 1)
+
+
+def test_image_bomb_is_refused_from_its_header():
+    bomb = bytearray(encode(np.zeros((1, 1), np.uint8)))
+    bomb[16:24] = (9000).to_bytes(4, "big") * 2
+    bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
+    with pytest.raises(BadImage, match="9000x9000 pixels; at most 64,000,000"):
+        decode(bytes(bomb), (8, 8), 1)

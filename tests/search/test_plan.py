@@ -1,0 +1,53 @@
+import pytest
+
+from raysearch.data.dataset import load_dataset
+from raysearch.errors import ConfigError
+from raysearch.search.plan import estimate, make_plan
+
+
+def test_without_a_gpu_every_core_gets_a_trial(write_space):
+    plan = make_plan(write_space(trials=8), cpus=4, gpus=0)
+    assert (plan.concurrent, plan.threads, plan.executor) == (4, 1, "inline")
+    assert plan.resources == {"cpu": 1.0, "gpu": 0.0}
+
+
+def test_fewer_trials_than_cores_share_the_cores(write_space):
+    plan = make_plan(write_space(), cpus=8, gpus=0, trials=2)
+    assert (plan.concurrent, plan.threads) == (2, 4)
+
+
+@pytest.mark.parametrize(("share", "concurrent"), [(None, 2), (0.25, 8), (0.1, 20), (2, 1)])
+def test_gpus_are_shared_by_the_fraction_asked_for(write_space, share, concurrent):
+    space = write_space(trials=50)
+    plan = make_plan(space, cpus=16, gpus=2, gpus_per_trial=share)
+    assert plan.concurrent == concurrent
+    assert plan.resources["gpu"] == (share or 1.0)
+    assert plan.resources["cpu"] * plan.concurrent <= 16
+
+
+def test_several_workers_per_trial_take_ray_train(write_space):
+    plan = make_plan(write_space(), cpus=4, gpus=0, workers_per_trial=2)
+    assert (plan.executor, plan.concurrent, plan.backend) == ("train", 2, "gloo")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"cpus": 2, "gpus": 0, "gpus_per_trial": 0.5}, "needs a GPU"),
+        ({"cpus": 2, "gpus": 0, "workers_per_trial": 3}, "3 workers does not fit on 2 CPUs"),
+        ({"cpus": 4, "gpus": 0, "workers_per_trial": 2, "executor": "inline"}, "one worker"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_the_reason(write_space, options, said):
+    with pytest.raises(ConfigError, match=said):
+        make_plan(write_space(), **options)
+
+
+def test_estimate_counts_every_image_and_scales_with_the_epochs(write_space, shards_folder):
+    space, dataset = write_space(), load_dataset(shards_folder)
+    short = estimate(space, make_plan(space, cpus=1, gpus=0, epochs=1), dataset, seed=0)
+    plan = make_plan(space, cpus=1, gpus=0, epochs=100)
+    long = estimate(space, plan, dataset, seed=0)
+    assert long.images == 100 * short.images == 192 * 4 * 100
+    assert long.seconds > 10 * short.seconds > 0
+    assert long.disk_bytes == short.disk_bytes > 4 * 60 * 3 * 2

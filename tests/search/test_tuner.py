@@ -1,0 +1,144 @@
+"""Real Ray, real trials: small networks on small images."""
+
+import time
+
+import numpy as np
+import pytest
+import ray
+from optuna.trial import TrialState
+from rich.console import Console
+
+from raysearch.probabilities import read_probabilities
+from raysearch.search.plan import make_plan
+from raysearch.search.study import open_study
+from raysearch.search.tuner import run_search
+from raysearch.train.runner import read_metrics
+from raysearch.train.trial import TrialFolder, trial_folders
+
+pytestmark = pytest.mark.slow
+
+
+def search(run, data, space, *, trials=None, seed=0, deadline=None, workers=1, executor=None):
+    run.mkdir(exist_ok=True)
+    plan = make_plan(
+        space, cpus=2, gpus=0, trials=trials, workers_per_trial=workers, executor=executor
+    )
+    return run_search(
+        run, data, space, plan, seed=seed, deadline=deadline, console=Console(stderr=True)
+    )
+
+
+def wait_for_all_cpus(seconds=20):
+    """Every CPU returned and no placement group left, within ``seconds``."""
+    limit = time.monotonic() + seconds
+    while time.monotonic() < limit:
+        free = ray.available_resources().get("CPU", 0)
+        groups = ray.util.placement_group_table().values()
+        live = [group for group in groups if group["state"] != "REMOVED"]
+        if free == ray.cluster_resources()["CPU"] and not live:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def curves(run):
+    """Each trial's metrics without what a clock measured."""
+    timed = ("seconds", "images_per_second")
+    return {
+        folder.path.name: [
+            {k: v for k, v in row.items() if k not in timed} for row in read_metrics(folder.metrics)
+        ]
+        for folder in trial_folders(run)
+    }
+
+
+def test_search_leaves_a_whole_folder_for_every_trial(
+    tmp_path, ray_here, shards_folder, write_space
+):
+    end = search(tmp_path / "run", shards_folder, write_space())
+    assert end.statuses == {"completed": 4}
+    assert not end.interrupted
+    study = open_study(tmp_path / "run" / "study.log")
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * 4
+    for folder in trial_folders(tmp_path / "run"):
+        rows = read_metrics(folder.metrics)
+        assert [row["epoch"] for row in rows] == [1, 2, 3]
+        best = min(row["validation_log_loss"] for row in rows)
+        assert study.trials[int(folder.path.name)].value == pytest.approx(best, rel=1e-4)
+        probs = read_probabilities(folder.validation).candidates["ema"]
+        assert probs.shape == (60, 3)
+        assert np.allclose(probs.astype(np.float32).sum(1), 1, atol=2e-3)
+    assert wait_for_all_cpus()
+
+
+def test_trials_that_asha_stops_are_pruned_in_study_and_folder(
+    tmp_path, ray_here, shards_folder, write_space
+):
+    space = write_space(scheduler="asha", grace_epochs=1, reduction=3, trials=6)
+    end = search(tmp_path / "run", shards_folder, space)
+    assert end.statuses.get("pruned", 0) >= 1
+    study = open_study(tmp_path / "run" / "study.log")
+    for trial in study.trials:
+        status = TrialFolder(tmp_path / "run" / "trials" / f"{trial.number:04d}").read_status()
+        expected = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
+        assert trial.state == expected[status["status"]]
+        assert len(trial.intermediate_values) == status["epochs"]
+
+
+def test_search_that_is_cut_off_and_resumed_equals_the_uninterrupted_one(
+    tmp_path, ray_here, shards_folder, write_space
+):
+    space = write_space(epochs=12)
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    search(whole, shards_folder, space, trials=2)
+    first = search(parts, shards_folder, space, trials=2, deadline=time.monotonic() + 3.0)
+    assert first.statuses.get("completed", 0) < 2
+    last = search(parts, shards_folder, space, trials=2)
+    assert last.statuses == {"completed": 2}
+    assert curves(parts) == curves(whole)
+
+
+def test_trial_that_diverges_fails_alone(
+    tmp_path, ray_here, shards_folder, write_space, space_text
+):
+    text = space_text.replace(
+        "lr: {float: [0.001, 0.1], log: true}", "lr: {choice: [1.0e30, 0.05]}"
+    )
+    text = text.replace("{lr: 0.05, ", "{lr: 1.0e30, ").replace("[16]}", "[16]}\n  - {lr: 0.05}")
+    end = search(tmp_path / "run", shards_folder, write_space(text), trials=2)
+    assert end.statuses == {"diverged": 1, "completed": 1}
+    status = TrialFolder(tmp_path / "run" / "trials" / "0000").read_status()
+    assert "epoch 1" in status["error"]
+    study = open_study(tmp_path / "run" / "study.log")
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+
+
+def test_ray_train_with_two_workers_gives_the_curve_of_one(
+    tmp_path, ray_here, shards_folder, write_space
+):
+    space = write_space()
+    search(tmp_path / "one", shards_folder, space, trials=1)
+    end = search(tmp_path / "two", shards_folder, space, trials=1, workers=2)
+    assert end.statuses == {"completed": 1}
+    one, two = curves(tmp_path / "one")["0000"], curves(tmp_path / "two")["0000"]
+    for left, right in zip(one, two, strict=True):
+        assert left["epoch"] == right["epoch"]
+        for name in ("train_loss", "validation_log_loss"):
+            assert right[name] == pytest.approx(left[name], rel=1e-3)
+    assert wait_for_all_cpus()
+
+
+def test_ray_train_trial_that_is_stopped_returns_every_cpu(
+    tmp_path, ray_here, shards_folder, write_space
+):
+    space = write_space(epochs=2000)
+    end = search(
+        tmp_path / "run",
+        shards_folder,
+        space,
+        trials=1,
+        executor="train",
+        deadline=time.monotonic() + 25,
+    )
+    assert end.statuses == {"interrupted": 1}
+    assert wait_for_all_cpus()
