@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from raysearch import __version__
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
 from raysearch.errors import ArtifactError, ConfigError, RunError
@@ -81,7 +82,7 @@ def prepare(
     return Prepared(
         space=space,
         data=folder,
-        synthetic=shards.manifest.get("source", {}).get("layout") == "synthetic",
+        synthetic=shards.manifest["source"].get("found") == "synthetic",
         dataset=load_dataset(folder),
         plan=plan,
         seed=space.search.seed if seed is None else seed,
@@ -254,8 +255,8 @@ def new_run_name(data: Path | str | None, space: SearchSpace) -> str:
 
 
 def versions() -> dict[str, str]:
-    names = ("raysearch", "torch", "ray", "optuna", "timm", "pyarrow", "numpy")
-    found = {"python": platform.python_version()}
+    names = ("torch", "ray", "optuna", "timm", "pyarrow", "numpy")
+    found = {"raysearch": __version__, "python": platform.python_version()}
     for name in names:
         try:
             found[name] = metadata.version(name)
