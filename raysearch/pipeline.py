@@ -3,7 +3,6 @@
 Each stage reads the last one's folder, so that `resume` is the same path entered later.
 """
 
-import json
 import os
 import platform
 import secrets
@@ -280,7 +279,3 @@ def hardware() -> dict[str, Any]:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}
-
-
-def summary_json(summary: dict[str, Any]) -> str:
-    return json.dumps(summary, indent=2, default=str)
