@@ -1,6 +1,5 @@
 """Checkpoints: the newest state for resume, the best weights for the ensemble."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,12 @@ def save_state(folder: Path, state: dict[str, Any]) -> None:
         torch.save(state, temporary)
 
 
-def load_state(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The newest state in ``folder``, or None where there is none that can be read: a damaged
-    checkpoint costs the epochs it held, not the trial."""
+def load_state(folder: Path) -> dict[str, Any] | None:
+    """The newest state in ``folder``, on the CPU, or None where there is none that can be read: a
+    damaged checkpoint costs the epochs it held, not the trial."""
     try:
-        return torch.load(folder / "state.pt", map_location=device, weights_only=True)
-    except (RuntimeError, ValueError, EOFError, OSError, LookupError, pickle.UnpicklingError):
+        return torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+    except Exception:  # unpickling damaged bytes may raise anything
         return None
 
 

@@ -49,7 +49,7 @@ def run_trial(
     """
     workers = workers or Workers()
     files = TrialFolder(folder)
-    state = load_state(files.checkpoint, device)
+    state = load_state(files.checkpoint)
     recorder = Recorder(files, dataset, config.epochs, workers)
     recorder.begin(state["epoch"] if state else 0)
 

@@ -164,7 +164,7 @@ def test_step_minimizes_cross_entropy_against_soft_targets(smoothing, alpha):
     loss = -(targets_NK * logits_NK.log_softmax(1)).sum(1).mean()
     loss.backward()
 
-    assert float(summed) == pytest.approx(32 * float(loss), rel=1e-5)
+    assert summed.item() == pytest.approx(32 * loss.item(), rel=1e-5)
     assert int(correct) == int((logits_NK.argmax(1) == labels).sum())
     assert int(count) == 32
     for mine, reference in zip(training.network.parameters(), network.parameters(), strict=True):
@@ -203,7 +203,7 @@ def test_batch_with_fewer_images_than_workers_is_refused():
 
 def test_divergence_names_the_epoch_and_the_remedy():
     with pytest.raises(Diverged, match=r"epoch 1; try a lower lr"):
-        run_fit(make_config(lr=1e6), make_dataset())
+        run_fit(make_config(lr=1e6, batch_size=8), make_dataset())
 
 
 def test_weights_that_are_not_finite_are_divergence_too(monkeypatch):

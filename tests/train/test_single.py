@@ -86,7 +86,7 @@ def test_other_configuration_or_data_is_refused_and_nothing_changed(tmp_path, da
 
 def test_divergence_is_failed_work(tmp_path, data):
     with pytest.raises(RunError, match=r"^diverged: .* in epoch 1; try a lower lr") as caught:
-        train(make_config(lr=1e6), data, tmp_path / "out")
+        train(make_config(lr=1e6, batch_size=8), data, tmp_path / "out")
     assert caught.value.exit_code == 1
 
 
