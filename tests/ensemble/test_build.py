@@ -99,7 +99,7 @@ def test_built_ensemble_is_exported_and_reported(run, objective):
     values = report.to_json()
     assert list(values) == [
         "objective", "members", "validation", "nested", "best_single", "baselines", "front",
-        "seconds", "skipped",
+        "trajectory", "seconds", "skipped",
     ]  # fmt: skip
     assert sum(member["weight"] for member in values["members"]) == pytest.approx(1)
     assert sorted(values["baselines"]) == ["hard_vote", "mean", "top_k", "weighted_mean"]
