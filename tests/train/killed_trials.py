@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch._dynamo  # noqa: F401 - else each fork imports it, with its first optimizer
 from small_runs import make_config, make_dataset
 
 from raysearch.train.runner import run_trial
