@@ -3,7 +3,6 @@
 Each stage reads the last one's folder, so that `resume` is the same path entered later.
 """
 
-import json
 import os
 import platform
 import secrets
@@ -19,6 +18,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from raysearch import __version__
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
 from raysearch.errors import ArtifactError, ConfigError, RunError
@@ -81,7 +81,7 @@ def prepare(
     return Prepared(
         space=space,
         data=folder,
-        synthetic=shards.manifest.get("source", {}).get("layout") == "synthetic",
+        synthetic=shards.manifest["source"].get("found") == "synthetic",
         dataset=load_dataset(folder),
         plan=plan,
         seed=space.search.seed if seed is None else seed,
@@ -254,8 +254,8 @@ def new_run_name(data: Path | str | None, space: SearchSpace) -> str:
 
 
 def versions() -> dict[str, str]:
-    names = ("raysearch", "torch", "ray", "optuna", "timm", "pyarrow", "numpy")
-    found = {"python": platform.python_version()}
+    names = ("torch", "ray", "optuna", "timm", "pyarrow", "numpy")
+    found = {"raysearch": __version__, "python": platform.python_version()}
     for name in names:
         try:
             found[name] = metadata.version(name)
@@ -279,7 +279,3 @@ def hardware() -> dict[str, Any]:
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}
-
-
-def summary_json(summary: dict[str, Any]) -> str:
-    return json.dumps(summary, indent=2, default=str)

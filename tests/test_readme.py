@@ -112,7 +112,7 @@ def draw_photos(folder: Path, images_per_class: int = 60) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_commands_run_in_the_readmes_order(tmp_path):
     draw_photos(tmp_path / "photos")
     (tmp_path / "config.yaml").write_text("model: {name: mlp, hidden: [16]}\nimage_size: 24\n")

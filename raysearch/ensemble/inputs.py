@@ -18,7 +18,8 @@ def read_images(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Yield (name, uint8 ``[C, H, W]``) for each image, as an import of training data decodes it.
 
-    Folders are read with all below them, a zip's images are named ``photos.zip/inside.png``.
+    Folders are read with all below them. Images in a folder or zip are named by their path in
+    it; where several things are given, ``photos.zip/inside.png``.
     What cannot be read goes to ``on_reject(name, reason)`` and the rest goes on.
     """
     for name, load in _sources(paths, on_reject):
@@ -48,16 +49,17 @@ def _sources(
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """(name, how to read its bytes) of everything that looks like an image."""
     for path in map(Path, paths):
+        prefix = "" if len(paths) == 1 else f"{path}/"
         if path.is_dir():
-            yield from _contained(path, Folder(path), on_reject)
+            yield from _contained(path, prefix, Folder(path), on_reject)
         elif path.is_file() and zipfile.is_zipfile(path):
-            yield from _zipped(path, on_reject)
+            yield from _zipped(path, prefix, on_reject)
         else:
             yield str(path), lambda path=path: _read_file(path)
 
 
 def _zipped(
-    path: Path, on_reject: Callable[[str, str], None]
+    path: Path, prefix: str, on_reject: Callable[[str, str], None]
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     try:
         archive = Zip(path)
@@ -65,21 +67,21 @@ def _zipped(
         on_reject(str(path), str(error))
         return
     try:
-        yield from _contained(path, archive, on_reject)
+        yield from _contained(path, prefix, archive, on_reject)
     finally:
         archive.close()
 
 
 def _contained(
-    path: Path, container: Container, on_reject: Callable[[str, str], None]
+    path: Path, prefix: str, container: Container, on_reject: Callable[[str, str], None]
 ) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name, reason in container.refused:
-        on_reject(f"{path}/{name}", reason)
+        on_reject(f"{prefix}{name}", reason)
     names = [name for name in container.names if Path(name).suffix.lower() in SUFFIXES]
     if not names:
         on_reject(str(path), "holds no file with an image's suffix")
     for name in names:
-        yield f"{path}/{name}", lambda name=name: read(container, name, FILE_BYTES)
+        yield f"{prefix}{name}", lambda name=name: read(container, name, FILE_BYTES)
 
 
 def _read_file(path: Path) -> bytes:

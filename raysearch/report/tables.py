@@ -39,6 +39,7 @@ def leaderboard(run: Path | str) -> pd.DataFrame:
     for folder in trial_folders(require_run(run)):
         config = read_object(folder.config)
         fields = flatten(config.get("train") or {})
+        fields["planned_epochs"] = fields.pop("epochs", None)
         settings.append({name: value for name, value in fields.items() if name != "model.name"})
         rows.append(_row(folder, config, str(fields.get("model.name", ""))))
     board = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"parameters": object})

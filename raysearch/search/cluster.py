@@ -19,6 +19,7 @@ QUIET = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_raylet_start_wait_time_s": "180",  # a busy machine is slow, not broken
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
 }
 

@@ -97,6 +97,12 @@ class TrainTrial(tune.Trainable):
             else:
                 return value
 
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}  # the trial's own folder holds all that a new process needs
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        pass
+
     def cleanup(self) -> None:
         if self.outcome.empty() and self.controller is not None:
             try:

@@ -111,8 +111,9 @@ def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
                 }
             )
 
-    # The trial's own actor only waits: its workers hold the resources.
-    return tune.with_resources(Trial, {"cpu": 0, "gpu": 0})
+    # The trial's own actor only waits, and its workers hold the resources; but Tune must be given
+    # something to hold, and a byte of memory is there on every node.
+    return tune.with_resources(Trial, {"cpu": 0, "gpu": 0, "memory": 1})
 
 
 def make_scheduler(space: SearchSpace, epochs: int) -> TrialScheduler:

@@ -85,8 +85,11 @@ class Recorder:
         """Keep the rows up to ``epoch``, the checkpoint's; later ones will be made again."""
         self.rows = [row for row in read_metrics(self.files.metrics) if row["epoch"] <= epoch]
         if self.workers.leads:
+            from tensorboardX import SummaryWriter
+
             self.files.path.mkdir(parents=True, exist_ok=True)
             self.files.write_status("running", epoch)
+            self.board = SummaryWriter(str(self.files.tensorboard), purge_step=epoch + 1)
 
     def describe(self, trial: int, config: TrainConfig) -> None:
         """Raises `ConfigError` where the network of ``config`` cannot be built for this data."""
@@ -108,6 +111,9 @@ class Recorder:
                 self._save_best(end, candidates)
         if self.workers.leads:
             write_metrics(self.files.metrics, self.rows)
+            for name in METRICS[1:]:
+                self.board.add_scalar(name, row[name], row["epoch"])
+            self.board.flush()
             save_state(self.files.checkpoint, training.state_dict())
             self.files.write_status("running", int(row["epoch"]))
 
@@ -144,6 +150,7 @@ class Recorder:
 
     def finish(self, status: str, error: str = "") -> str:
         if self.workers.leads:
+            self.board.close()
             epochs = int(self.rows[-1]["epoch"]) if self.rows else 0
             self.files.write_status(status, epochs, error)
         return status

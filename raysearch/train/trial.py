@@ -92,6 +92,7 @@ class TrialFolder:
         self.path = Path(path)
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.csv"
+        self.tensorboard = self.path / "tensorboard"
         self.status = self.path / "status.json"
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"

@@ -1,5 +1,8 @@
 """Real Ray, real trials: small networks on small images."""
 
+import os
+import signal
+import threading
 import time
 
 import numpy as np
@@ -128,17 +131,23 @@ def test_ray_train_with_two_workers_gives_the_curve_of_one(
     assert wait_for_all_cpus()
 
 
+def interrupt_once_training(run):
+    """Send this process Ctrl-C as soon as the first trial has finished an epoch."""
+
+    def watch():
+        while TrialFolder(run / "trials" / "0000").read_status()["epochs"] < 1:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def test_ray_train_trial_that_is_stopped_returns_every_cpu(
     tmp_path, ray_here, shards_folder, write_space
 ):
-    space = write_space(epochs=2000)
-    end = search(
-        tmp_path / "run",
-        shards_folder,
-        space,
-        trials=1,
-        executor="train",
-        deadline=time.monotonic() + 25,
-    )
+    interrupt_once_training(tmp_path / "run")
+    space = write_space(epochs=5000)
+    end = search(tmp_path / "run", shards_folder, space, trials=1, executor="train")
+    assert end.interrupted
     assert end.statuses == {"interrupted": 1}
     assert wait_for_all_cpus()
