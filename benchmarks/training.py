@@ -9,8 +9,10 @@ worker processes, fp32, channels first, torch's SGD and `OneCycleLR`. Ours: `Tra
 strengths of augmentation and images are the same.
 
 Speed: all take turns, a block of steps each, the first one uncounted; medians over the blocks and
-the ratio of the medians. Evaluation is left out, and so is the start of the loader's workers,
-which also fetch up to four batches ahead during the others' turns: both in their favour.
+the ratio of the medians. Evaluation is left out, and so are the start of the loader's workers and
+the up to four batches that they fetch ahead after each block: both in their favour. The machine
+must be quiet: with a thread a core, a step waits for the thread whose core is taken, and bf16
+kernels suffer most, up to sixteenfold.
 
 Accuracy: of the whole validation split after ``--epochs`` on a stratified ``--fraction`` of the
 training split, mean over ``--seeds``. Ours is of the averaged weights, theirs of the last ones,
@@ -111,7 +113,11 @@ class Theirs:
             begin = time.perf_counter()
             for _ in range(steps):
                 self.step(*next(batches))
-            return steps * self.config.batch_size / (time.perf_counter() - begin)
+            seconds = time.perf_counter() - begin
+            time.sleep(
+                1
+            )  # the loader's workers fetch ahead now, not during the next program's turn
+            return steps * self.config.batch_size / seconds
 
         return block
 

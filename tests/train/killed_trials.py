@@ -10,7 +10,9 @@ import signal
 import sys
 from pathlib import Path
 
+import pandas  # noqa: F401 - else each fork imports it, with its first Arrow array
 import torch
+import torch._dynamo  # likewise, with its first optimizer
 from small_runs import make_config, make_dataset
 
 from raysearch.train.runner import run_trial

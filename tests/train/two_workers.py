@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import torch
+import torch._dynamo  # else each fork imports it, with its first optimizer
 from small_runs import Stopped, make_config, make_dataset, run_fit, timeless
 from torch import distributed as dist
 
