@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raysearch.data.shards import Shards, open_shards
+from raysearch.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,17 @@ class Dataset:
 def load_dataset(folder: Path | str, device: torch.device | str = "cpu") -> Dataset:
     """Read the train and validation splits of ``folder`` onto ``device``.
 
-    Raises `DataError` where the folder is not a whole set of shards of this format.
+    Raises `DataError` where the folder is not a whole set of shards of this format, or one of
+    the two splits is empty.
     """
     shards = open_shards(folder)
+    for name in ("train", "validation"):
+        if not len(shards.split(name)):
+            raise DataError(
+                f"Training needs images to learn from and images to validate on, but the split "
+                f"{name!r} of {folder} is empty. Import the data with both, or let "
+                "`raysearch data import` cut the missing one."
+            )
     train = load_split(shards, "train", device)
     mean, std = channel_statistics(train.images_NCHW)
     return Dataset(

@@ -79,3 +79,13 @@ def test_constant_channel_is_never_divided_by_zero(value):
     mean, std = channel_statistics(torch.full((3, 1, 4, 4), value, dtype=torch.uint8))
     assert mean == pytest.approx([value / 255])
     assert std == (1 / 255,)
+
+
+@pytest.mark.parametrize("empty", ["train", "validation"])
+def test_training_without_images_in_a_split_is_refused(tmp_path, rng, empty):
+    images = rng.integers(0, 256, (6, 1, 6, 6), dtype=np.uint8)
+    rows = {"train": np.arange(3), "validation": np.arange(3, 6)} | {empty: np.arange(0)}
+    names = [f"{row}.png" for row in range(6)]
+    write_shards(tmp_path, images, np.arange(6) % 3, names, rows, CLASSES, {})
+    with pytest.raises(DataError, match=f"'{empty}' .* is empty"):
+        load_dataset(tmp_path)
