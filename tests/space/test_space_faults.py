@@ -192,8 +192,14 @@ def test_alternatives(tmp_path, items, message):
             "The network 'mlp' has no option 'width'",
         ),
         ("{name: vgg, §depth: {int: [4, 20]}}", "vgg: depth must be from 4 to 13, but got 20."),
-        ("{name: vgg, §width: {float: [8, 16]}}", "The network 'vgg' cannot be built with"),
-        ("{name: vgg, §width: {choice: [8, a]}}", "The network 'vgg' cannot be built with"),
+        (
+            "{name: vgg, §width: {float: [8, 16]}}",
+            "The network 'vgg': width: Input should be a valid integer",
+        ),
+        (
+            "{name: vgg, §width: {choice: [8, a]}}",
+            "The network 'vgg': width: Input should be a valid integer",
+        ),
         ("{name: vgg, §depth: 99}", "vgg: depth must be from 4 to 13, but got 99."),
         ("{§width: 8}", "model.name is missing"),
         ("{name: §{value: vgg, when: {lr: 1}}}", "model.name is missing where lr=2"),
