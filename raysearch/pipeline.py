@@ -105,7 +105,8 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
     if not (cached / MANIFEST).exists():
         from raysearch.data.importing import import_data
 
-        print(f"importing {source} into {cached}", file=sys.stderr)
+        if source.exists():
+            print(f"importing {source} into {cached}", file=sys.stderr)
         import_data([data], cached)
     return cached.resolve()
 

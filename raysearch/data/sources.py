@@ -76,7 +76,10 @@ def open_source(path: Path) -> list[tuple[str, Reader]]:
     Raises `DataError` that says what is accepted where nothing fits.
     """
     if not path.exists():
-        raise DataError(f"There is no {path}.")
+        raise DataError(
+            f"There is no file or folder {str(path)!r}. Give an image archive, a CSV, or a folder "
+            "of class folders."
+        )
     if path.is_dir():
         return _open_container(Folder(path))
     name = path.name.lower()

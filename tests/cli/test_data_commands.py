@@ -96,5 +96,8 @@ def test_bad_input_ends_with_code_2_and_one_line(tmp_path):
     command = [sys.executable, "-m", "raysearch", "data", "import", str(source), "--out", str(out)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr == f"error: There is no {source}.\n"
+    assert result.stderr == (
+        f"error: There is no file or folder '{source}'. Give an image archive, a CSV, or a folder "
+        "of class folders.\n"
+    )
     assert not out.exists()
