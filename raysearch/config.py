@@ -39,12 +39,20 @@ class AugmentConfig(_Part):
     """Probability of a left-right flip."""
     shift: Fraction = 0.0
     """Largest shift in each direction, as a fraction of the side."""
+    crop: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Largest part of the side that a random square crop leaves out, before it is enlarged again."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation either way, in degrees."""
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of size either way: 0.1 draws a scale from [0.9, 1.1]."""
+    shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
+    """Largest horizontal shear either way, in degrees."""
+    brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Largest amount added to all of an image, either way, in units of the full pixel range."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of contrast about the image's mean, either way."""
+    sharpen: NonNegative = 0.0
+    """Largest share of an image's difference from its blur that is added to it."""
     noise: NonNegative = 0.0
     """Largest standard deviation of added Gaussian noise, in units of the full pixel range."""
     erase: Fraction = 0.0
@@ -56,6 +64,14 @@ class TrainConfig(_Part):
 
     model: ModelConfig
     """The network: a name, or a mapping of its name and options."""
+    pretrained: str | None = None
+    """Weights to start from: `hub` (timm's own), or a file or folder of them."""
+    init_from: str | None = None
+    """Weights carried over: a run, a trial's folder, an artifact or a configuration file."""
+    freeze_depth: Annotated[int, Field(ge=0)] = 0
+    """How many of the network's leading layer groups do not learn."""
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """The classes to tell apart, a subset of the data's; all where left out."""
     image_size: Annotated[int, Field(ge=8, le=1024)] = 48
     """Side in pixels that images are resized to on the device."""
     normalize: Literal["dataset", "per_image"] = "dataset"
@@ -63,25 +79,45 @@ class TrainConfig(_Part):
     epochs: Annotated[int, Field(ge=1)] = 20
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Images per optimizer step, over all workers."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """SGD with Nesterov momentum 0.9, or AdamW."""
+    optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
+    """SGD with Nesterov momentum 0.9, AdamW, or timm's Muon."""
     lr: Positive = 0.05
     """Peak learning rate."""
-    schedule: Literal["cosine", "one_cycle"] = "one_cycle"
-    """Cosine decay from the peak, or a linear rise over `warmup` and then cosine decay."""
+    schedule: Literal["cosine", "one_cycle", "plateau"] = "one_cycle"
+    """Cosine decay from the peak; a linear rise over `warmup` and then cosine decay; or the peak
+    until validation log loss stands still, and then less."""
+    plateau_patience: Annotated[int, Field(ge=1)] = 3
+    """Epochs without a lower validation log loss after which plateau lowers the learning rate."""
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """What plateau multiplies the learning rate with."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
     """Share of all steps over which one-cycle rises to its peak."""
-    weight_decay: NonNegative = 5e-4
-    """On weights of two or more dimensions; biases and norms are never decayed.
-    SGD: classic L2, added to the gradient. AdamW: decoupled."""
+    weight_decay: NonNegative = 5e-3
+    """Decoupled: each step shrinks weights of two or more dimensions by lr times this; biases and
+    norms are never decayed."""
+    l2: NonNegative | dict[str, NonNegative] = 0.0
+    """Times the sum of squared weights, added to the loss: one strength for all weights of two or
+    more dimensions, or one for each pattern of parameter names (`*` matches anything)."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: NonNegative = 0.0
     """Alpha of the Beta distribution that mixing shares are drawn from; 0 is none."""
+    cutmix: NonNegative = 0.0
+    """The same for rectangles cut from another image; with both, each image gets one of the two."""
+    balance: Literal["none", "oversample", "weighted_sampling", "weighted_loss"] = "none"
+    """Against unequal class sizes, in the training split alone: every image of a rare class seen
+    more often, images drawn with a chance that is equal for every class, or losses weighted."""
+    early_stopping: Annotated[int, Field(ge=0)] = 0
+    """Epochs without a lower validation log loss after which training ends; 0 is never."""
     augment: AugmentConfig = AugmentConfig()
     ema: NonNegative = 0.5
     """Horizon of the exponential moving average of the weights, in epochs; 0 is none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast type; auto takes bf16 where the device has matrix units for it."""
+    compile: bool = False
+    """Run the network through `torch.compile`."""
+    images_on: Literal["auto", "device", "host"] = "auto"
+    """Where training images wait: on the device, or in the host's memory map. auto is the device
+    where they fit."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @model_validator(mode="before")
