@@ -12,6 +12,7 @@ from torch import distributed as dist
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError
+from raysearch.models.freeze import train_mode
 from raysearch.search.study import example_configs
 from raysearch.space import SearchSpace
 from raysearch.train.device import default_device
@@ -121,7 +122,7 @@ def estimate(space: SearchSpace, plan: Plan, dataset: Dataset, seed: int) -> Est
 def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[float, int]:
     """(seconds per training image, bytes of the weights) of ``config`` on this device."""
     training = Training(config, dataset, default_device(), Workers())
-    training.network.train()
+    train_mode(training.network)
     draws = torch.Generator(training.device).manual_seed(0)
     rows = slice(0, min(config.batch_size, len(dataset.train)))
     images, labels = dataset.train.images_NCHW[rows], dataset.train.labels_N[rows]

@@ -10,6 +10,7 @@ a checkpoint repeats the uninterrupted one.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,13 +26,16 @@ from raysearch import metrics
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, RunError
+from raysearch.models.freeze import freeze, train_mode
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
+from raysearch.models.weights import Weights
 from raysearch.train.augment import augment, mixup
 from raysearch.train.device import autocast_dtype
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.optim import MovingAverage, learning_rate, make_optimizer
+from raysearch.train.start import fit_start, read_start
 
 
 class Diverged(RunError):
@@ -60,16 +64,21 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
+    start: Weights | None = None,
 ) -> None:
     """Train for ``config.epochs`` epochs and call ``report`` after each, on every worker.
 
-    ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
-    ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
-    where a batch has fewer images than there are workers.
+    ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
+    begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
+    where they were read already. An exception that ``report`` raises ends the run. Raises
+    `Diverged` when a loss is not finite, `ConfigError` where a batch has fewer images than there
+    are workers, or the weights to begin with do not fit.
     """
     training = Training(config, dataset, torch.device(device), workers or Workers())
     if resume is not None:
         training.load_state_dict(resume)
+    elif start := start or read_start(config):
+        training.begin_with(start)
     while training.epoch < config.epochs:
         report(training.run_epoch())
 
@@ -95,11 +104,21 @@ class Training:
             network = build_model(
                 config.model, dataset.shape[0], len(dataset.classes), config.image_size
             )
+        freeze(network, config.freeze_depth)
         self.network = network.to(device, memory_format=torch.channels_last)
         self.synchronized = workers.wrap(self.network, device)
         self.optimizer = make_optimizer(config, self.network)
         self.average = MovingAverage(self.network, config.ema * self.steps_per_epoch)
         self.epoch = 0
+
+    def begin_with(self, weights: Weights) -> None:
+        """Take over what fits of ``weights``, and say on stderr what that was."""
+        channels, classes = self.dataset.shape[0], self.dataset.classes
+        fitted = fit_start(weights, self.config, channels, classes, self.network)
+        for network in (self.network, self.average.network):
+            network.load_state_dict(fitted.tensors, strict=False)
+        if self.workers.leads:
+            print(f"{weights.source}: took {fitted}", file=sys.stderr)
 
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
@@ -131,7 +150,7 @@ class Training:
     def _train(self, epoch: int) -> tuple[float, float, int]:
         """Mean loss, accuracy and number of images of one pass over the training split."""
         config, train = self.config, self.dataset.train
-        self.network.train()
+        train_mode(self.network)
         batch_size = min(config.batch_size, len(train))
         order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
         draws = torch.Generator(self.device).manual_seed(

@@ -11,11 +11,13 @@ from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.files import write_text
 from raysearch.models.registry import build_model, count_parameters
+from raysearch.models.weights import Weights
 from raysearch.probabilities import Probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
-from raysearch.train.trial import TrialFolder, make_record
+from raysearch.train.start import read_start
+from raysearch.train.trial import Origin, TrialFolder, make_record
 
 METRICS = (
     "epoch",
@@ -58,8 +60,9 @@ def run_trial(
         report(end.metrics)
 
     try:
-        recorder.describe(trial, config)
-        fit(config, dataset, on_epoch, state, device=device, workers=workers)
+        start = read_start(config) if state is None else None
+        recorder.describe(trial, config, start)
+        fit(config, dataset, on_epoch, state, device=device, workers=workers, start=start)
     except Diverged as error:
         return recorder.finish("diverged", str(error))
     except torch.OutOfMemoryError as error:
@@ -91,14 +94,18 @@ class Recorder:
             self.files.write_status("running", epoch)
             self.board = SummaryWriter(str(self.files.tensorboard), purge_step=epoch + 1)
 
-    def describe(self, trial: int, config: TrainConfig) -> None:
-        """Raises `ConfigError` where the network of ``config`` cannot be built for this data."""
-        if not self.workers.leads:
+    def describe(self, trial: int, config: TrainConfig, start: Weights | None) -> None:
+        """Write config.json, unless the checkpoint that is gone on from has it already.
+
+        Raises `ConfigError` where the network of ``config`` cannot be built for this data.
+        """
+        if not self.workers.leads or (self.rows and self.files.config.exists()):
             return
         channels, classes = self.dataset.shape[0], len(self.dataset.classes)
         with torch.random.fork_rng(devices=[]):
             network = build_model(config.model, channels, classes, config.image_size)
-        record = make_record(trial, config, self.dataset, count_parameters(network))
+        origin = start and Origin(start.source, start.sha256)
+        record = make_record(trial, config, self.dataset, count_parameters(network), origin)
         self.files.write_record(record)
 
     def record(self, end: EpochEnd) -> None:

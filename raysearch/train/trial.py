@@ -36,10 +36,20 @@ STATUSES = (
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a trial's first weights came from, so that a repeat can be checked: an absolute path
+    with the file's SHA-256, or a hub's name with that of the tensors written as safetensors."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """All that is needed to build a trial's network again, without the data.
 
     ``mean`` and ``std`` are per channel, of the training split, in units of [0, 1].
+    ``started_from`` is None where the weights were drawn at random.
     """
 
     trial: int
@@ -50,6 +60,7 @@ class TrialRecord:
     std: tuple[float, ...]
     data_fingerprint: str
     parameters: int
+    started_from: Origin | None = None
 
     def build(self) -> tuple[Preprocess, nn.Module]:
         """Preprocessing and the network, its weights freshly initialized."""
@@ -72,7 +83,13 @@ class TrialRecord:
             raise ArtifactError(f"{where} is not a trial's configuration: {error}") from None
 
 
-def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: int) -> TrialRecord:
+def make_record(
+    trial: int,
+    train: TrainConfig,
+    dataset: Dataset,
+    parameters: int,
+    started_from: Origin | None = None,
+) -> TrialRecord:
     return TrialRecord(
         trial=trial,
         train=train,
@@ -82,6 +99,7 @@ def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: in
         std=dataset.std,
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
+        started_from=started_from,
     )
 
 
