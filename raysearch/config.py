@@ -2,7 +2,16 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from raysearch.errors import ConfigError, did_you_mean
 
@@ -64,12 +73,16 @@ class TrainConfig(_Part):
 
     model: ModelConfig
     """The network: a name, or a mapping of its name and options."""
-    pretrained: str | None = None
-    """Weights to start from: `hub` (timm's own), or a file or folder of them."""
-    init_from: str | None = None
-    """Weights carried over: a run, a trial's folder, an artifact or a configuration file."""
+    pretrained: Annotated[str, Field(min_length=1)] | None = None
+    """Weights to start from, which must fit but for the head: `hub` (timm's own), or a file or
+    folder of them."""
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """Weights carried over as far as they fit: from a run (its best trial), a trial's folder, an
+    exported ensemble (its heaviest member, or `FOLDER#TRIAL`), or, for `raysearch train`, a
+    configuration file that is trained first."""
     freeze_depth: Annotated[int, Field(ge=0)] = 0
-    """How many of the network's leading layer groups do not learn."""
+    """How many of the network's leading layer groups do not learn: timm's own groups (the stem,
+    then one a block), or one a convolution or block. The head always learns."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The classes to tell apart, a subset of the data's; all where left out."""
     image_size: Annotated[int, Field(ge=8, le=1024)] = 48
@@ -119,6 +132,13 @@ class TrainConfig(_Part):
     """Where training images wait: on the device, or in the host's memory map. auto is the device
     where they fit."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("init_from")
+    @classmethod
+    def _one_start(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("pretrained") is not None:
+            raise PydanticCustomError("two_starts", "pretrained is given too, and one is enough")
+        return value
 
     @model_validator(mode="before")
     @classmethod

@@ -6,14 +6,15 @@ from pydantic import ValidationError
 
 from raysearch.config import TrainConfig, describe
 from raysearch.errors import ConfigError
-from raysearch.yamlfile import load_yaml
+from raysearch.yamlfile import Document, load_yaml
 
 
-def load_train_config(path: Path | str) -> TrainConfig:
-    """The `TrainConfig` whose fields are in the YAML file ``path``.
+def load_train_config(path: Path | str, begun: tuple[Path, ...] = ()) -> TrainConfig:
+    """The `TrainConfig` whose fields are in the YAML file ``path``, its paths absolute.
 
-    Raises `ConfigError` with file, line and column; a network's name, its options and whether
-    it can be built for ``image_size`` are checked too.
+    Raises `ConfigError` with file, line and column; a network's name, its options, whether it can
+    be built for ``image_size``, how deep it is frozen and whether what it starts from is there
+    are checked too. ``begun``: the files whose runs begin with this one's weights.
     """
     from raysearch.models.registry import check_model, faulty_option
 
@@ -31,4 +32,33 @@ def load_train_config(path: Path | str) -> TrainConfig:
         option = faulty_option(train.model, train.image_size)
         place = ("model", option or "name")
         raise document.error(place, str(error), key=option is not None) from None
+    _check_depth(document, train)
+    return _check_start(document, train, (*begun, Path(path).resolve()))
+
+
+def _check_depth(document: Document, train: TrainConfig) -> None:
+    from raysearch.models.freeze import count_groups, too_deep
+
+    if train.freeze_depth:
+        groups = count_groups(train.model, train.image_size)
+        if train.freeze_depth > groups:
+            message = too_deep(train.freeze_depth, train.model.name, groups)
+            raise document.error(("freeze_depth",), message)
+
+
+def _check_start(document: Document, train: TrainConfig, begun: tuple[Path, ...]) -> TrainConfig:
+    from raysearch.train.start import check_start, is_configuration, resolve_start, start_field
+
+    train = resolve_start(train, Path(document.file).parent)
+    first = Path(train.init_from) if is_configuration(train.init_from) else None
+    if first in begun:
+        circle = " -> ".join(str(file) for file in (*begun[begun.index(first) :], first))
+        raise document.error(("init_from",), f"init_from goes in a circle: {circle}.")
+    if first and first.exists():
+        load_train_config(first, begun)
+        return train
+    try:
+        check_start(train)
+    except ConfigError as error:
+        raise document.error((start_field(train),), str(error)) from None
     return train

@@ -89,6 +89,26 @@ def prepare(
     )
 
 
+def check_starts(prepared: Prepared) -> None:
+    """Read all weights that trials can start from, and hold them against their networks, so that
+    no trial fails for them; a hub is asked here first. Says on stderr what was found.
+
+    Raises `ConfigError` or `RunError`.
+    """
+    from raysearch.models.registry import check_model
+    from raysearch.train.start import POINTLESS, fit_start, is_pointless, read_start, start_field
+
+    channels, classes = prepared.dataset.shape[0], prepared.dataset.classes
+    for train in prepared.space.starts:
+        if start_field(train):
+            weights = read_start(train)
+            network = check_model(train.model, train.image_size, channels, len(classes))
+            fitted = fit_start(weights, train, channels, classes, network)
+            print(f"{train.model.name} starts from {weights.source}: {fitted}", file=sys.stderr)
+    if any(is_pointless(train) for train in prepared.space.starts):
+        print(POINTLESS, file=sys.stderr)
+
+
 def resolve_data(data: str | None, scratch: Path) -> Path:
     """The folder of shards for ``--data``: itself, an import of it, or synthetic faces."""
     if data is None:
@@ -123,6 +143,7 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "command": " ".join(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": prepared.space.path.name,
+        "space_folder": str(prepared.space.folder),
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
@@ -229,7 +250,8 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
 def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Prepared, bool]:
     """What `execute` needs to go on with ``run``, and whether anything is left to do."""
     description = read_run(run)
-    space = load_space(run / "space.yaml")
+    folder = Path(description.get("space_folder", run))
+    space = load_space(run / "space.yaml", folder=folder, look=False)
     limits = Limits(**description["limits"])
     limits = replace(
         limits, trials=trials or limits.trials, time_budget=time_budget or limits.time_budget
@@ -243,6 +265,8 @@ def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Pr
             "Scores on the two cannot be compared: start a new run."
         )
     statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
+    if len(statuses) < prepared.plan.trials:
+        check_starts(prepared)
     unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
     return prepared, unfinished or len(statuses) < prepared.plan.trials
 

@@ -64,6 +64,7 @@ def tune(
     )
     scratch = Path(storage).resolve() / "synthetic-faces"
     prepared = pipeline.prepare(loaded, data, limits, seed, scratch)
+    pipeline.check_starts(prepared)
     if dry_run:
         _print_plan(pipeline.dry_run(prepared), as_json)
         return

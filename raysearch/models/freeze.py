@@ -77,17 +77,18 @@ def freeze(network: nn.Module, depth: int) -> None:
         return
     groups = layer_groups(network)
     if depth > len(groups):
-        raise ConfigError(too_deep(depth, len(groups)))
+        raise ConfigError(too_deep(depth, type(network).__name__, len(groups)))
     frozen = set(chain.from_iterable(groups[:depth]))
     for name, parameter in network.named_parameters():
         if name in frozen:
             parameter.requires_grad_(False)
 
 
-def too_deep(depth: int, groups: int) -> str:
+def too_deep(depth: int, name: str, groups: int) -> str:
+    """What is wrong with a depth of more than ``groups``."""
     return (
-        f"freeze_depth is {depth}, but the network has {groups} layer groups before its head; "
-        f"freeze {groups} at most."
+        f"freeze_depth is {depth}, but {name} has {groups} layer groups before its head: "
+        f"{groups} at most can be frozen."
     )
 
 

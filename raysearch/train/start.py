@@ -26,6 +26,11 @@ from raysearch.train.trial import TrialFolder, trial_folders
 
 _KINDS = "a run's folder, a trial's, an exported ensemble or a configuration file"
 
+POINTLESS = (
+    "warning: freeze_depth without pretrained or init_from keeps the first layers as they were "
+    "drawn at random, and the others must make do with what those let through"
+)
+
 
 def resolve_start(train: TrainConfig, folder: Path) -> TrainConfig:
     """With absolute paths, of which relative ones start at ``folder``."""
@@ -44,9 +49,14 @@ def start_field(train: TrainConfig) -> str | None:
     return next((f for f in ("pretrained", "init_from") if getattr(train, f) is not None), None)
 
 
-def is_configuration(path: str) -> bool:
+def is_configuration(init_from: str | None) -> bool:
     """Whether ``init_from`` names a run that has yet to be trained."""
-    return path.endswith((".yaml", ".yml"))
+    return init_from is not None and init_from.endswith((".yaml", ".yml"))
+
+
+def is_pointless(train: TrainConfig) -> bool:
+    """Whether layers are frozen that have learned nothing."""
+    return train.freeze_depth > 0 and start_field(train) is None
 
 
 def check_start(train: TrainConfig) -> None:
@@ -108,7 +118,7 @@ class _Found:
 
 def _find(init_from: str) -> _Found:
     """The trained weights that ``init_from`` stands for, and the classes they tell apart."""
-    if is_configuration(init_from):
+    if is_configuration(init_from) and Path(init_from).exists():
         raise ConfigError(
             f"The configuration {init_from} is trained first by `raysearch train` alone. Train it "
             "on its own and name its folder here."
@@ -165,7 +175,9 @@ def _member(folder: Path, trial: str) -> _Found:
         artifact = load_artifact(folder)
     except InputError as error:
         raise ConfigError(str(error)) from None
-    members = [m for m in artifact.manifest.members if trial in ("", str(m.trial), f"{m.trial:04d}")]
+    members = [
+        m for m in artifact.manifest.members if trial in ("", str(m.trial), f"{m.trial:04d}")
+    ]
     if not members:
         known = sorted({m.trial for m in artifact.manifest.members})
         raise ConfigError(f"{folder} has no member of trial {trial!r}; its trials: {known}.")
