@@ -33,6 +33,7 @@ def deterministic(**changes) -> TrainConfig:
 def work(workers: Workers, folder: Path) -> dict:
     dataset = make_dataset()
     plain = run_fit(deterministic(), dataset, workers=workers)
+    frozen = run_fit(make_config("vgg", epochs=1, freeze_depth=2), dataset, workers=workers)
     whole, resumed = [], []
 
     def stop(metrics: dict) -> None:
@@ -51,6 +52,7 @@ def work(workers: Workers, folder: Path) -> dict:
     return {
         "plain": [timeless(end.metrics) for end in plain],
         "probs_VK": plain[-1].probs_VK.tolist(),
+        "frozen": {n: t.tolist() for n, t in frozen[-1].training.network.state_dict().items()},
         "whole": [timeless(metrics) for metrics in whole],
         "resumed": [timeless(metrics) for metrics in resumed],
     }
