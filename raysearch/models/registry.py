@@ -20,7 +20,13 @@ from raysearch.errors import ConfigError, did_you_mean
 
 BUILDERS = {
     "vgg": "raysearch.models.vgg:vgg",
+    "resnet": "raysearch.models.resnet:resnet",
+    "se_resnet": "raysearch.models.preact:se_resnet",
+    "wide_resnet": "raysearch.models.preact:wide_resnet",
+    "cnn": "raysearch.models.cnn:cnn",
     "mlp": "raysearch.models.mlp:mlp",
+    "dcnn": "raysearch.models.dcnn:dcnn",
+    "hog_dcnn": "raysearch.models.dcnn:hog_dcnn",
     "dexpression": "raysearch.models.dexpression:dexpression",
     "mini_xception": "raysearch.models.xception:mini_xception",
     "tiny_xception": "raysearch.models.xception:tiny_xception",
