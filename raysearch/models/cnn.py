@@ -6,12 +6,11 @@ Document Recognition", 1998; Krizhevsky et al., "ImageNet Classification", 2012)
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import nn
 
-from raysearch.config import Fraction
 from raysearch.errors import ConfigError
 from raysearch.models.layers import (
     Activation,
@@ -29,7 +28,12 @@ def cnn(
     classes: int,
     image_size: int,
     *,
-    blocks: Sequence[Sizes] = (32, (64, 64), (64, 64), (128, 128, 128)),
+    blocks: Annotated[Sequence[Sizes], Field(min_length=1)] = (
+        32,
+        (64, 64),
+        (64, 64),
+        (128, 128, 128),
+    ),
     kernels: Sizes = 3,
     stride: PositiveInt = 1,
     pools: Sizes = 2,
@@ -105,6 +109,8 @@ def _with_norms(layers: list[nn.Module]) -> list[nn.Module]:
         part
         for layer in layers
         for part in (
-            (layer, nn.BatchNorm1d(layer.out_features)) if isinstance(layer, nn.Linear) else (layer,)
+            (layer, nn.BatchNorm1d(layer.out_features))
+            if isinstance(layer, nn.Linear)
+            else (layer,)
         )
     ]

@@ -2,8 +2,8 @@
 
 The layout is one that many public notebooks for FER2013 copy from each other: 5x5 convolutions of
 64 channels, then 3x3 ones of 128 and of 256, BatchNorm after each activation, a pooling and
-dropout after each pair, and one fully connected layer of 128 units. The weights of its
-convolutions and its fully connected layer start normal, of variance 2 / fan-in.
+dropout after each pair, and one fully connected layer of 128 units. Weights start normal, of
+variance 2 / fan-in.
 """
 
 from pydantic import PositiveInt

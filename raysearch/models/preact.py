@@ -7,7 +7,7 @@ squeeze-and-excitation at the end of each branch (Hu et al., "Squeeze-and-Excita
 as these papers do for CIFAR.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import PositiveInt
@@ -74,12 +74,14 @@ def se_resnet(
         block_dropout: whole channels, between a block's two convolutions.
         drop_path: largest probability of skipping a residual branch; it rises from 0 evenly.
     """
-    stages = [
-        (width * 2**stage, blocks)
-        for stage, blocks in enumerate((2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3))
-    ]
-    drops = (dropout, nn.Dropout2d(block_dropout), drop_path)
-    return _preact(channels, classes, width, stages, drops, excite=True)
+
+    def block(channels_in: int, channels_out: int, stride: int, share: float) -> PreActBlock:
+        drop = nn.Dropout2d(block_dropout)
+        return PreActBlock(channels_in, channels_out, stride, drop, share * drop_path, excite=True)
+
+    blocks = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
+    stages = [(width * 2**stage, count) for stage, count in enumerate(blocks)]
+    return _preact(channels, classes, width, stages, block, dropout)
 
 
 def wide_resnet(
@@ -109,9 +111,13 @@ def wide_resnet(
         raise ConfigError(
             f"wide_resnet: depth must be 4 and a multiple of 6, at least 10, but got {depth}."
         )
+
+    def block(channels_in: int, channels_out: int, stride: int, share: float) -> PreActBlock:
+        drop = nn.Dropout(block_dropout)
+        return PreActBlock(channels_in, channels_out, stride, drop, share * drop_path, excite=False)
+
     stages = [(16 * width * 2**stage, blocks) for stage in range(3)]
-    drops = (dropout, nn.Dropout(block_dropout), drop_path)
-    return _preact(channels, classes, 16, stages, drops, excite=False)
+    return _preact(channels, classes, 16, stages, block, dropout)
 
 
 def _preact(
@@ -119,21 +125,23 @@ def _preact(
     classes: int,
     stem: int,
     stages: Sequence[tuple[int, int]],
-    drops: tuple[float, nn.Module, float],
-    excite: bool,
+    block: Callable[[int, int, int, float], PreActBlock],
+    dropout: float,
 ) -> nn.Sequential:
-    """A 3x3 stem, ``stages`` of (channels, blocks), the last norm, and the mean over all places."""
-    dropout, block_dropout, drop_path = drops
+    """A 3x3 stem, ``stages`` of (channels, blocks), the last norm, and the mean over all places.
+
+    ``block`` takes channels in and out, stride, and how far along the network it stands, from 0 to
+    1. All stages but the first halve the side.
+    """
     shapes = [
-        (wide, 2 if stage and block == 0 else 1)
+        (wide, 2 if stage and index == 0 else 1)
         for stage, (wide, blocks) in enumerate(stages)
-        for block in range(blocks)
+        for index in range(blocks)
     ]
     layers: list[nn.Module] = [nn.Conv2d(channels, stem, 3, padding=1, bias=False)]
     width = stem
     for index, (wide, stride) in enumerate(shapes):
-        skipped = drop_path * index / max(len(shapes) - 1, 1)
-        layers += [PreActBlock(width, wide, stride, block_dropout, skipped, excite)]
+        layers += [block(width, wide, stride, index / (len(shapes) - 1))]
         width = wide
     head = [nn.BatchNorm2d(width), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
     return he_(nn.Sequential(*layers, *head, nn.Dropout(dropout), nn.Linear(width, classes)))

@@ -128,8 +128,11 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
         return functools.partial(backbone, name=name.removeprefix(_TIMM))
     if name not in BUILDERS:
+        import timm
+
+        nearest = [_TIMM + name] if timm.is_model(name) else BUILDERS
         raise ConfigError(
-            f"There is no network {name!r}{did_you_mean(name, BUILDERS)}. "
+            f"There is no network {name!r}{did_you_mean(name, nearest)}. "
             f"Known: {', '.join(BUILDERS)}, and timm/<name> for any timm backbone."
         )
     module, function = BUILDERS[name].split(":")

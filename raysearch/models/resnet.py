@@ -1,10 +1,10 @@
 """A narrow ResNet for small images.
 
 After He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", 2016: basic blocks, with
-the 3x3 stem of section 4.2. The last stage is as narrow as the one before it, and whole channels
-are dropped inside the blocks: on FER2013 both help more than depth. Each block's last norm starts
-at zero, so that the block starts as the identity (Goyal et al., "Accurate, Large Minibatch SGD",
-2017, section 5.1).
+the 3x3 stem of section 4.2, a last stage that is as narrow as the one before it, and whole channels
+dropped inside the blocks, two changes for which the public project fer-loopai reports 72 instead of
+67 % on FER2013. Each block's last norm starts at zero, so that the block starts as the identity
+(Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 5.1).
 """
 
 from pydantic import PositiveInt
@@ -66,7 +66,7 @@ def resnet(
         stage, first = index // blocks, index % blocks == 0
         channels_out = width * (1, 2, 4, 4)[stage]
         stride = 2 if stage and first else 1
-        skipped = drop_path * index / max(4 * blocks - 1, 1)
+        skipped = drop_path * index / (4 * blocks - 1)
         layers += [BasicBlock(channels_in, channels_out, stride, block_dropout, skipped)]
         channels_in = channels_out
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout)]
