@@ -18,7 +18,8 @@ import numpy as np
 from raysearch.data.containers import READ_ERRORS
 from raysearch.data.images import Header, resized
 from raysearch.data.layouts import FER_CLASSES, USAGES
-from raysearch.data.rows import Batch, in_order
+from raysearch.data.rows import Batch
+from raysearch.data.threads import in_order
 from raysearch.errors import DataError
 
 BLOCK = 4 * 2**20
