@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from raysearch.errors import ConfigError, did_you_mean
 
@@ -119,6 +119,13 @@ class TrainConfig(_Part):
     """Where training images wait: on the device, or in the host's memory map. auto is the device
     where they fit."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("each class is named once")
+        return names
 
     @model_validator(mode="before")
     @classmethod

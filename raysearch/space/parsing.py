@@ -18,6 +18,8 @@ _KEYS = {
     "float": ("float", "log", "step", "when"),
     "value": ("value", "when"),
 }
+_SAME_FOR_ALL = {"classes": "members of one ensemble must tell the same classes apart"}
+"""Fields that are no dimension, and why."""
 _SET_BY_SEARCH = {"epochs": "search.epochs", "seed": "search.seed"}
 
 
@@ -54,6 +56,9 @@ def parse_train(document: Document) -> Draft:
         else:
             draft.constants[path] = value
     for dimension in draft.dimensions:
+        if dimension.path in _SAME_FOR_ALL:
+            message = f"{dimension.path} must be a constant: {_SAME_FOR_ALL[dimension.path]}."
+            raise draft.error(dimension.path, message, key=True)
         draft.places.setdefault(dimension.name, draft.places[dimension.path])
     return draft
 
