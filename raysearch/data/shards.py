@@ -155,8 +155,7 @@ def write_shards(
                 write_batch(path, images, labels_N[part], names, digests_N16[part])
                 shards.append(hashing.submit(_shard_entry, path, len(part)))
                 sync(path)  # while it is hashed
-            splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows])
-            splits[name]["shards"] = shards
+            splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
     for entry in splits.values():
         entry["shards"] = [shard.result() for shard in entry["shards"]]
     manifest = {
@@ -178,13 +177,14 @@ def _shard_entry(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _split_entry(
-    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray
+    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list
 ) -> dict[str, Any]:
     counts = np.bincount(labels_N, minlength=len(classes)).tolist()
     return {
         "rows": len(labels_N),
         "class_counts": dict(zip(classes, counts, strict=True)),
         "digest": _split_digest(digests_N16, labels_N),
+        "shards": shards,
     }
 
 
