@@ -5,8 +5,7 @@ passes: one resampling for all geometry (mirror, zoom, rotate, shift) and one po
 contrast, noise and erasing. Shapes: N images, C channels, S pixels a side.
 
 Erasing is cutout (DeVries & Taylor, "Improved Regularization of Convolutional Neural Networks with
-Cutout", 2017) with the square wholly inside the image; `mixup` is Zhang et al., "mixup: Beyond
-Empirical Risk Minimization", 2018.
+Cutout", 2017) with the square wholly inside the image.
 """
 
 import math
@@ -144,23 +143,3 @@ def _pointwise(x_NCSS: Tensor, p: AugmentParameters) -> Tensor:
     if p.erase_NSS is not None:
         x_NCSS = torch.where(p.erase_NSS[:, None], mean_N111, x_NCSS)
     return x_NCSS
-
-
-def mixup(
-    x_NCSS: Tensor, generator: torch.Generator, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``share * x + (1 - share) * x[permutation]``, with a share of its own for each image.
-
-    Returns:
-        The mixed images, ``permutation_N`` int64, and ``share_N`` float32 in [0, 1], drawn from
-        Beta(``alpha``, ``alpha``). The loss is ``share * loss(logits, labels) + (1 - share) *
-        loss(logits, labels[permutation])``, per image.
-    """
-    images = len(x_NCSS)
-    permutation_N = torch.randperm(images, device=generator.device, generator=generator)
-    # The sampler behind `torch.distributions.Beta`, which itself takes no generator. In float64,
-    # because a small alpha underflows float32.
-    alpha_N2 = torch.full((images, 2), alpha, device=generator.device, dtype=torch.float64)
-    share_N = torch._sample_dirichlet(alpha_N2, generator=generator)[:, 0].float()
-    mixed_NCSS = torch.lerp(x_NCSS[permutation_N], x_NCSS, share_N[:, None, None, None])
-    return mixed_NCSS, permutation_N, share_N

@@ -27,10 +27,11 @@ from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, RunError
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
-from raysearch.train.augment import augment, mixup
+from raysearch.train.augment import augment
 from raysearch.train.device import autocast_dtype
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
+from raysearch.train.mixing import mix
 from raysearch.train.optim import MovingAverage, learning_rate, make_optimizer
 
 
@@ -152,8 +153,8 @@ class Training:
         x = augment(self.preprocess.resize(images_NCHW), config.augment, draws)
         x = self.preprocess.standardize(x)
         targets = [(1.0, labels_N)]
-        if config.mixup:
-            x, partner_N, share_N = mixup(x, draws, config.mixup)
+        if config.mixup or config.cutmix:
+            x, partner_N, share_N = mix(x, draws, mixup=config.mixup, cutmix=config.cutmix)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):

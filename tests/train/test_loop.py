@@ -23,10 +23,11 @@ from torch.nn import functional as F
 from raysearch import metrics
 from raysearch.errors import ConfigError
 from raysearch.models.registry import build_model
-from raysearch.train.augment import augment, mixup
+from raysearch.train.augment import augment
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.loop import Diverged, Training, fit, seeded
+from raysearch.train.mixing import mix
 
 LOSSES = Path(__file__).parents[1] / "assets" / "losses_smoke.csv"
 ALL_AUGMENTS = {"mirror": 0.5, "shift": 0.1, "rotate": 10, "zoom": 0.1, "contrast": 0.2}
@@ -156,7 +157,7 @@ def test_step_minimizes_cross_entropy_against_soft_targets(smoothing, alpha):
     x = (x - torch.tensor(dataset.mean)) / torch.tensor(dataset.std)
     targets_NK = F.one_hot(labels, 3).float()
     if alpha:
-        x, partner_N, share_N = mixup(x, draws, alpha)
+        x, partner_N, share_N = mix(x, draws, mixup=alpha)
         share_N1 = share_N[:, None]
         targets_NK = share_N1 * targets_NK + (1 - share_N1) * targets_NK[partner_N]
     targets_NK = (1 - smoothing) * targets_NK + smoothing / 3
