@@ -7,7 +7,7 @@ import torch
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.train.distributed import Workers
-from raysearch.train.loop import Training
+from raysearch.train.loop import Training, seeded
 
 _SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -69,18 +69,18 @@ def measure_step(
     """(fixed, peak, available) bytes of a step with ``images`` images on a GPU."""
     gc.collect()
     torch.cuda.empty_cache()
-    plain = config.model_copy(update={"compile": False})
-    training = Training(plain, dataset, device, Workers())
+    training = Training(config.model_copy(update={"compile": False}), dataset, device, Workers())
     training.network.train()
     draws = torch.Generator(device).manual_seed(0)
     batch = (
         dataset.train.images_NCHW[:images].to(device),
         dataset.train.labels_N[:images].to(device),
     )
-    training._step(*batch, draws)  # makes the optimizer's state
-    fixed = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    training._step(*batch, draws)
+    with seeded(config.seed):
+        training._step(*batch, draws)  # makes the optimizer's state
+        fixed = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        training._step(*batch, draws)
     peak = torch.cuda.max_memory_allocated(device)
     free, _ = torch.cuda.mem_get_info(device)
     return fixed, peak, free + torch.cuda.memory_reserved(device)

@@ -54,8 +54,8 @@ def muon() -> type[torch.optim.Optimizer]:
 
     The weights of a convolution are taken as one matrix, output channels by all the rest. The
     classifier (the last weights of the network), biases, norms and shapes that make no matrix,
-    such as depthwise convolutions, are AdamW's. Updates have the size of AdamW's (Liu et al.,
-    "Muon is Scalable for LLM Training", 2025, section 2.2): one learning rate serves both.
+    such as convolutions of single channels, are AdamW's. Updates have the size of AdamW's (Liu et
+    al., "Muon is Scalable for LLM Training", 2025, section 2.2): one learning rate serves both.
     """
     import inspect
 
