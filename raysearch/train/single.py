@@ -40,6 +40,8 @@ def train_one(
     status = run_trial(folder, 0, config, dataset, device=device, report=show)
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
+    if stopped := files.read_status().get("stopped"):
+        console.print(f"ended by {stopped}", highlight=False)
     best = min(read_metrics(files.metrics), key=lambda row: row["validation_log_loss"])
     return best | {
         "status": status,
