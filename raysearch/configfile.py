@@ -1,11 +1,14 @@
 """`load_train_config`: a training run from a YAML file, with errors that say where."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from raysearch.config import TrainConfig, describe
-from raysearch.errors import ConfigError
+from raysearch.data.classes import ClassError
+from raysearch.errors import ConfigError, FieldError
 from raysearch.yamlfile import Document, load_yaml
 
 
@@ -13,10 +16,11 @@ def load_train_config(path: Path | str, begun: tuple[Path, ...] = ()) -> TrainCo
     """The `TrainConfig` whose fields are in the YAML file ``path``, its paths absolute.
 
     Raises `ConfigError` with file, line and column; a network's name, its options, whether it can
-    be built for ``image_size``, how deep it is frozen and whether what it starts from is there
-    are checked too. ``begun``: the files whose runs begin with this one's weights.
+    be built for ``image_size``, whether it can be trained so and whether what it starts from is
+    there are checked too. ``begun``: the files whose runs begin with this one's weights.
     """
     from raysearch.models.registry import check_model, faulty_option
+    from raysearch.train.checking import check_recipe
 
     document = load_yaml(path)
     try:
@@ -27,27 +31,18 @@ def load_train_config(path: Path | str, begun: tuple[Path, ...] = ()) -> TrainCo
         message = describe(error, TrainConfig)
         raise document.error(first["loc"], message, key=unknown) from None
     try:
-        check_model(train.model, train.image_size)
+        check_recipe(train, check_model(train.model, train.image_size))
+    except FieldError as error:
+        raise document.error(error.field, str(error), key=len(error.field) > 1) from None
     except ConfigError as error:
         option = faulty_option(train.model, train.image_size)
         place = ("model", option or "name")
         raise document.error(place, str(error), key=option is not None) from None
-    _check_depth(document, train)
     return _check_start(document, train, (*begun, Path(path).resolve()))
 
 
-def _check_depth(document: Document, train: TrainConfig) -> None:
-    from raysearch.models.freeze import count_groups, too_deep
-
-    if train.freeze_depth:
-        groups = count_groups(train.model, train.image_size)
-        if train.freeze_depth > groups:
-            message = too_deep(train.freeze_depth, train.model.name, groups)
-            raise document.error(("freeze_depth",), message)
-
-
 def _check_start(document: Document, train: TrainConfig, begun: tuple[Path, ...]) -> TrainConfig:
-    from raysearch.train.start import check_start, is_configuration, resolve_start, start_field
+    from raysearch.train.start import check_start, is_configuration, resolve_start
 
     train = resolve_start(train, Path(document.file).parent)
     first = Path(train.init_from) if is_configuration(train.init_from) else None
@@ -59,6 +54,18 @@ def _check_start(document: Document, train: TrainConfig, begun: tuple[Path, ...]
         return train
     try:
         check_start(train)
-    except ConfigError as error:
-        raise document.error((start_field(train),), str(error)) from None
+    except FieldError as error:
+        raise document.error(error.field, str(error)) from None
     return train
+
+
+@contextmanager
+def classes_located(document: Document, *above: str) -> Iterator[None]:
+    """Say where in ``document`` the class stands that the data turns out not to have.
+
+    ``above``: the sections that hold ``classes``.
+    """
+    try:
+        yield
+    except ClassError as error:
+        raise document.error((*above, "classes", error.position), str(error)) from None

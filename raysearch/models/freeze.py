@@ -10,8 +10,7 @@ from itertools import chain
 
 from torch import nn
 
-from raysearch.config import ModelConfig
-from raysearch.errors import ConfigError
+from raysearch.errors import FieldError
 
 
 def layer_groups(network: nn.Module) -> list[list[str]]:
@@ -67,29 +66,25 @@ def _layers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
             yield f"{prefix}{name}", child
 
 
-def freeze(network: nn.Module, depth: int) -> None:
+def freeze(network: nn.Module, depth: int, name: str = "the network") -> None:
     """Take the first ``depth`` layer groups of ``network`` out of training, in place.
 
     They get no gradients and no graph is kept of them. `train_mode` keeps their statistics too.
-    Raises `ConfigError` where there are fewer groups.
+    Raises `FieldError` where there are fewer groups.
     """
     if not depth:
         return
     groups = layer_groups(network)
     if depth > len(groups):
-        raise ConfigError(too_deep(depth, type(network).__name__, len(groups)))
+        raise FieldError(
+            f"freeze_depth is {depth}, but {name} has {len(groups)} layer groups before its head: "
+            f"{len(groups)} at most can be frozen.",
+            ("freeze_depth",),
+        )
     frozen = set(chain.from_iterable(groups[:depth]))
-    for name, parameter in network.named_parameters():
-        if name in frozen:
+    for path, parameter in network.named_parameters():
+        if path in frozen:
             parameter.requires_grad_(False)
-
-
-def too_deep(depth: int, name: str, groups: int) -> str:
-    """What is wrong with a depth of more than ``groups``."""
-    return (
-        f"freeze_depth is {depth}, but {name} has {groups} layer groups before its head: "
-        f"{groups} at most can be frozen."
-    )
 
 
 def train_mode(network: nn.Module) -> None:
@@ -117,13 +112,3 @@ def _frozen_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, 
             yield path, child
         else:
             yield from _frozen_modules(child, path)
-
-
-def count_groups(model: ModelConfig, image_size: int) -> int:
-    """Layer groups of ``model`` before its head: the largest ``freeze_depth``.
-
-    Raises `ConfigError` where the network cannot be built.
-    """
-    from raysearch.models.registry import check_model
-
-    return len(layer_groups(check_model(model, image_size)))

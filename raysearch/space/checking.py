@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysearch.config import TrainConfig, describe
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, FieldError
 from raysearch.space.conditions import World
 from raysearch.space.dimensions import Dimension, as_text
 from raysearch.space.parsing import Draft
@@ -30,16 +30,17 @@ class Checked:
     """That paths start at."""
     look: bool
     """Whether what configurations start from must be there."""
-    groups: dict[str, int] = field(default_factory=dict)
-    """Layer groups of each network."""
-    starts: dict[str, TrainConfig] = field(default_factory=dict)
-    """A configuration of each network with each of its beginnings."""
+    configurations: dict[str, TrainConfig] = field(default_factory=dict)
+    """One of each network, optimizer, pattern of penalties and beginning."""
 
 
 def check_configurations(
     draft: Draft, worlds: list[World], folder: Path, look: bool
 ) -> tuple[TrainConfig, ...]:
-    """`Checked.starts`, with absolute paths. Raises `ConfigError` where the culprit stands."""
+    """One of each network with each of the beginnings that it can have, its paths absolute.
+
+    Raises `ConfigError` where the culprit stands.
+    """
     tried: set[tuple] = set()
     checked = Checked(folder, look)
     for world in worlds:
@@ -57,7 +58,7 @@ def check_configurations(
                     tried.add(key)
                     varied = base | {dimension.path: setting}
                     _check(draft, world, varied, dimension, checked)
-    return tuple(checked.starts.values())
+    return tuple(checked.configurations.values())
 
 
 def _missing_name(draft: Draft, world: World) -> ConfigError:
@@ -85,20 +86,15 @@ def _check(
     varied: Dimension | None,
     checked: Checked,
 ) -> None:
-    from raysearch.models.freeze import too_deep
-
     _validated(draft, world, settings)
     for beginning in _beginnings(draft, world):
         train = _validated(draft, world, settings | beginning)
-        network = f"{train.model.model_dump_json()} {train.image_size}"
-        if network not in checked.groups:
-            checked.groups[network] = _check_model(draft, world, train, varied)
-        if train.freeze_depth > checked.groups[network]:
-            message = too_deep(train.freeze_depth, train.model.name, checked.groups[network])
-            raise _error(draft, world, ("freeze_depth",), message)
-        key = f"{network} {beginning}"
-        if key not in checked.starts:
-            checked.starts[key] = _check_start(draft, world, train, checked)
+        patterns = tuple(train.l2) if isinstance(train.l2, dict) else ()
+        key = f"{train.model.model_dump_json()} {train.image_size} {train.optimizer} {patterns}"
+        key += str(beginning)
+        if key not in checked.configurations:
+            _check_model(draft, world, train, varied)
+            checked.configurations[key] = _check_start(draft, world, train, checked)
 
 
 def _validated(draft: Draft, world: World, settings: dict[str, Any]) -> TrainConfig:
@@ -131,13 +127,15 @@ def _possible(draft: Draft, world: World, path: str) -> list[Any]:
     return [max(value for value in values if value not in named)]
 
 
-def _check_model(draft: Draft, world: World, train: TrainConfig, varied: Dimension | None) -> int:
-    """How many layer groups the network has."""
-    from raysearch.models.freeze import count_groups
-    from raysearch.models.registry import faulty_option
+def _check_model(draft: Draft, world: World, train: TrainConfig, varied: Dimension | None) -> None:
+    from raysearch.models.registry import check_model, faulty_option
+    from raysearch.train.checking import check_recipe
 
     try:
-        return count_groups(train.model, train.image_size)
+        check_recipe(train, check_model(train.model, train.image_size))
+    except FieldError as error:
+        name, *more = error.field
+        raise _error(draft, world, (name,), str(error), *more, key=bool(more)) from None
     except ConfigError as error:
         option = faulty_option(train.model, train.image_size)
         path = f"model.{option}" if option else varied.path if varied else "model.name"
@@ -145,23 +143,26 @@ def _check_model(draft: Draft, world: World, train: TrainConfig, varied: Dimensi
 
 
 def _check_start(draft: Draft, world: World, train: TrainConfig, checked: Checked) -> TrainConfig:
-    from raysearch.train.start import check_start, resolve_start, start_field
+    from raysearch.train.start import check_start, resolve_start
 
     train = resolve_start(train, checked.folder)
     try:
         if checked.look:
             check_start(train)
-    except ConfigError as error:
-        raise _error(draft, world, (start_field(train),), str(error)) from None
+    except FieldError as error:
+        raise _error(draft, world, error.field, str(error)) from None
     return train
 
 
-def _error(draft: Draft, world: World, loc, message: str, key: bool = False) -> ConfigError:
-    """``loc``: a field's path; the error points at whatever sets that field in ``world``."""
+def _error(
+    draft: Draft, world: World, loc, message: str, *more: str, key: bool = False
+) -> ConfigError:
+    """``loc``: a field's path; the error points at whatever sets that field in ``world``, and
+    ``more`` into it."""
     path = ".".join(str(part) for part in loc)
     for dimension in world.active:
         if dimension.path == path:
-            return draft.error(dimension.name, message, key=key)
+            return draft.error(dimension.name, message, *more, key=key)
     if path in draft.places:
-        return draft.error(path, message, key=key)
+        return draft.error(path, message, *more, key=key)
     return draft.document.error(("train",), message, key=True)

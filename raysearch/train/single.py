@@ -29,11 +29,12 @@ def train_one(
     diverged or ran out of memory.
     """
     files = TrialFolder(folder)
-    dataset = load_dataset(data, device)
+    dataset = load_dataset(data, device, classes=config.classes, images_on=config.images_on)
     if is_configuration(config.init_from):
         config = _train_first(config, data, files, dataset, device, console)
     elif is_pointless(config):
         console.print(POINTLESS, highlight=False)
+    console.print(_images_line(dataset, device), highlight=False, soft_wrap=True)
     if files.metrics.exists():
         _check_same(files, config, dataset)
 
@@ -44,11 +45,14 @@ def train_one(
             f"accuracy {100 * row['validation_accuracy']:5.2f} %  "
             f"{row['images_per_second']:,.0f} images/s",
             highlight=False,
+            soft_wrap=True,
         )
 
     status = run_trial(folder, 0, config, dataset, device=device, report=show)
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
+    if stopped := files.read_status().get("stopped"):
+        console.print(f"ended by {stopped}", highlight=False, soft_wrap=True)
     best = min(read_metrics(files.metrics), key=lambda row: row["validation_log_loss"])
     return best | {
         "status": status,
@@ -85,9 +89,16 @@ def _train_first(
     return config.model_copy(update={"init_from": str(folder)})
 
 
+def _images_line(dataset: Dataset, device: torch.device) -> str:
+    where = f"on {device}" if dataset.images_on == "device" else f"on the host, fed to {device}"
+    size = f"{dataset.image_bytes / 1e6:,.0f} MB"
+    return f"{len(dataset.train):,} + {len(dataset.validation):,} images ({size}) {where}"
+
+
 def _check_same(files: TrialFolder, config: TrainConfig, dataset: Dataset) -> None:
     record = files.read_record()
-    if record.train != config:
+    # Where images wait makes no difference to what comes out.
+    if record.train != config.model_copy(update={"images_on": record.train.images_on}):
         other = "of another configuration"
     elif record.data_fingerprint != dataset.fingerprint:
         other = "on other data"

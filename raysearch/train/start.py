@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import nn
 
 from raysearch.config import TrainConfig
-from raysearch.errors import ConfigError, InputError
+from raysearch.errors import ConfigError, FieldError, InputError
 from raysearch.models.freeze import head_names
 from raysearch.models.pretrained import (
     HUB,
@@ -60,12 +60,15 @@ def is_pointless(train: TrainConfig) -> bool:
 
 
 def check_start(train: TrainConfig) -> None:
-    """Raises `ConfigError` where what ``train`` starts from is not there; reads no weights and
+    """Raises `FieldError` where what ``train`` starts from is not there; reads no weights and
     asks no hub."""
-    if train.pretrained is not None:
-        check_pretrained(train.pretrained, train.model)
-    if train.init_from is not None:
-        _find(train.init_from)
+    try:
+        if train.pretrained is not None:
+            check_pretrained(train.pretrained, train.model)
+        if train.init_from is not None:
+            _find(train.init_from)
+    except ConfigError as error:
+        raise FieldError(str(error), (start_field(train),)) from None
 
 
 def read_start(train: TrainConfig) -> Weights | None:
