@@ -77,7 +77,10 @@ def test_first_rung_beyond_the_last_epoch(tmp_path):
         ("augment: §0.5", "augment must be a mapping of field to value."),
         ("lr: §-0.1", "lr: Input should be greater than 0, but got -0.1."),
         ("optimizer: §adam", "optimizer: Input should be 'sgd', 'adamw' or 'muon', but got 'adam'"),
-        ("optimizer: §{choice: [sgd, adam]}", "optimizer: Input should be 'sgd', 'adamw' or 'muon'"),
+        (
+            "optimizer: §{choice: [sgd, adam]}",
+            "optimizer: Input should be 'sgd', 'adamw' or 'muon'",
+        ),
         ("l2: §{0.*: -1}", "l2: l2 is a number of at least 0, or maps patterns"),
         ("l2: {0.*: 0.1, §head.*: 0.1}", "l2: the pattern 'head.*' matches no weight of two or"),
         ("§l2: {value: {head.*: 0.1}}", "l2: the pattern 'head.*' matches no weight of two or"),
