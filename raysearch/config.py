@@ -129,6 +129,13 @@ class TrainConfig(_Part):
     where they fit."""
     seed: Annotated[int, Field(ge=0)] = 0
 
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("each class is named once")
+        return names
+
     @field_validator("l2", mode="before")
     @classmethod
     def _strengths_of_l2(cls, value: Any) -> Any:

@@ -1,12 +1,15 @@
 """`load_train_config`: a training run from a YAML file, with errors that say where."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from raysearch.config import TrainConfig, describe
+from raysearch.data.classes import ClassError
 from raysearch.errors import ConfigError, FieldError
-from raysearch.yamlfile import load_yaml
+from raysearch.yamlfile import Document, load_yaml
 
 
 def load_train_config(path: Path | str) -> TrainConfig:
@@ -35,3 +38,15 @@ def load_train_config(path: Path | str) -> TrainConfig:
         place = ("model", option or "name")
         raise document.error(place, str(error), key=option is not None) from None
     return train
+
+
+@contextmanager
+def classes_located(document: Document, *above: str) -> Iterator[None]:
+    """Say where in ``document`` the class stands that the data turns out not to have.
+
+    ``above``: the sections that hold ``classes``.
+    """
+    try:
+        yield
+    except ClassError as error:
+        raise document.error((*above, "classes", error.position), str(error)) from None

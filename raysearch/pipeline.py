@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from raysearch import __version__
+from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
 from raysearch.errors import ArtifactError, ConfigError, RunError
@@ -26,6 +27,7 @@ from raysearch.files import write_json, write_text
 from raysearch.search.plan import Estimate, Plan, estimate, free_disk, local_resources, make_plan
 from raysearch.space import SearchSpace, load_space
 from raysearch.train.trial import trial_folders
+from raysearch.yamlfile import parse_yaml
 
 ENDING_SHARE, ENDING_SECONDS = 0.1, (20, 300)
 """Part of a time budget that is kept for selection, export and report, and its bounds."""
@@ -65,7 +67,7 @@ def prepare(
     Without ``data``, synthetic faces are drawn into ``scratch``.
     """
     folder = resolve_data(data, scratch)
-    shards = open_shards(folder)
+    shards = open_shards(folder, verify=False)
     cpus, gpus = local_resources()
     plan = make_plan(
         space,
@@ -82,11 +84,17 @@ def prepare(
         space=space,
         data=folder,
         synthetic=shards.manifest["source"].get("found") == "synthetic",
-        dataset=load_dataset(folder),
+        dataset=_open_dataset(space, folder),
         plan=plan,
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
     )
+
+
+def _open_dataset(space: SearchSpace, folder: Path) -> Dataset:
+    """The classes that ``space`` names; nothing here needs all images in memory."""
+    with classes_located(parse_yaml(space.source_text, str(space.path)), "train"):
+        return load_dataset(folder, classes=space.constants.get("classes"), images_on="host")
 
 
 def resolve_data(data: str | None, scratch: Path) -> Path:
@@ -126,6 +134,7 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
+        "classes": list(prepared.dataset.classes),
         "seed": prepared.seed,
         "limits": vars(limits),
         "versions": versions(),

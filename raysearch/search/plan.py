@@ -37,6 +37,12 @@ class Plan:
         """Epochs in all if no trial were stopped early."""
         return self.trials * self.epochs
 
+    @property
+    def memory_share(self) -> float:
+        """Part of a device's memory that one worker may count on; others share the device."""
+        gpu = self.resources["gpu"]
+        return min(gpu, 1.0) if gpu else 1 / (self.concurrent * self.workers)
+
 
 def make_plan(
     space: SearchSpace,
@@ -124,7 +130,7 @@ def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[int,
     training = Training(config, dataset, default_device(), Workers())
     training.network.train()
     draws = torch.Generator(training.device).manual_seed(0)
-    rows = slice(0, min(config.batch_size, len(dataset.train)))
+    rows = torch.arange(min(config.batch_size, len(dataset.train)))
     images, labels = dataset.train.images_NCHW[rows], dataset.train.labels_N[rows]
     images, labels = images.to(training.device), labels.to(training.device)
     times = []

@@ -20,6 +20,8 @@ _KEYS = {
 }
 _MAPPINGS = ("l2",)
 """Fields whose constant may be a mapping."""
+_SAME_FOR_ALL = {"classes": "members of one ensemble must tell the same classes apart"}
+"""Fields that are no dimension, and why."""
 _SET_BY_SEARCH = {"epochs": "search.epochs", "seed": "search.seed"}
 
 
@@ -56,6 +58,9 @@ def parse_train(document: Document) -> Draft:
         else:
             draft.constants[path] = value
     for dimension in draft.dimensions:
+        if dimension.path in _SAME_FOR_ALL:
+            message = f"{dimension.path} must be a constant: {_SAME_FOR_ALL[dimension.path]}."
+            raise draft.error(dimension.path, message, key=True)
         draft.places.setdefault(dimension.name, draft.places[dimension.path])
     return draft
 

@@ -1,9 +1,9 @@
 """`fit`: one training run, in plain PyTorch. It reports through a callable and knows no Ray.
 
-The whole set lives on the device as uint8. A step gathers a batch by index, augments it on the
-device image by image, and trains in channels_last under bf16 autocast where the hardware gains
-from it. The moving average of the weights is what is evaluated, so that a run stopped early is
-still worth something.
+The whole set lives on the device as uint8, or is fed to it (`raysearch.data.feeding`). A step
+gathers a batch by index, augments it on the device image by image, and trains in channels_last
+under bf16 autocast where the hardware gains from it. The moving average of the weights is what is
+evaluated, so that a run stopped early is still worth something.
 
 Every epoch draws from generators of its own, seeded by (seed, epoch, rank): a run continued from
 a checkpoint repeats the uninterrupted one.
@@ -162,16 +162,18 @@ class Training:
         draws = torch.Generator(self.device).manual_seed(
             _mix(config.seed, epoch, 1 + self.workers.rank)
         )
-        drawn_N = self.epoch_rows.draw(order).to(self.device)
+        drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for step in range(self.steps_per_epoch):
-            rows = self.workers.share(drawn_N[step * batch_size : (step + 1) * batch_size])
-            self._set_lr((epoch - 1) * self.steps_per_epoch + step)
-            totals += self._step(train.images_NCHW[rows], train.labels_N[rows], draws)
-            if step % _CHECK_STEPS == _CHECK_STEPS - 1:
-                # The sum over workers, so that they break off together.
-                if not self.workers.sum(totals.clone())[0].isfinite():
-                    break
+        starts = range(0, self.steps_per_epoch * batch_size, batch_size)
+        row_batches = [self.workers.share(drawn_N[s : s + batch_size]) for s in starts]
+        with train.batches(row_batches) as batches:
+            for step, (images_NCHW, labels_N) in enumerate(batches):
+                self._set_lr((epoch - 1) * self.steps_per_epoch + step)
+                totals += self._step(images_NCHW, labels_N, draws)
+                # Looked at as the sum over workers, so that all of them break off.
+                if step % _CHECK_STEPS == _CHECK_STEPS - 1:
+                    if not self.workers.sum(totals.clone())[0].isfinite():
+                        break
         loss, correct, images = self.workers.sum(totals).tolist()
         return loss / images, correct / images, int(images)
 

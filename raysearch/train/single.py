@@ -23,7 +23,8 @@ def train_one(
     diverged or ran out of memory.
     """
     files = TrialFolder(folder)
-    dataset = load_dataset(data, device)
+    dataset = load_dataset(data, device, classes=config.classes, images_on=config.images_on)
+    console.print(_images_line(dataset, device), highlight=False)
     if files.config.exists():
         _check_same(files, config, dataset)
 
@@ -49,9 +50,16 @@ def train_one(
     }
 
 
+def _images_line(dataset: Dataset, device: torch.device) -> str:
+    where = f"on {device}" if dataset.images_on == "device" else f"on the host, fed to {device}"
+    size = f"{dataset.image_bytes / 1e6:,.0f} MB"
+    return f"{len(dataset.train):,} + {len(dataset.validation):,} images ({size}) {where}"
+
+
 def _check_same(files: TrialFolder, config: TrainConfig, dataset: Dataset) -> None:
     record = files.read_record()
-    if record.train != config:
+    # Where images wait makes no difference to what comes out.
+    if record.train != config.model_copy(update={"images_on": record.train.images_on}):
         other = "of another configuration"
     elif record.data_fingerprint != dataset.fingerprint:
         other = "on other data"

@@ -12,6 +12,7 @@ validation.arrow            probabilities of every candidate (`raysearch.probabi
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 from torch import nn
@@ -50,6 +51,8 @@ class TrialRecord:
     std: tuple[float, ...]
     data_fingerprint: str
     parameters: int
+    images_on: Literal["device", "host"] = "device"
+    """Where its images waited."""
 
     def build(self) -> tuple[Preprocess, nn.Module]:
         """Preprocessing and the network, its weights freshly initialized."""
@@ -82,6 +85,7 @@ def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: in
         std=dataset.std,
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
+        images_on=dataset.images_on,
     )
 
 
