@@ -46,6 +46,13 @@ BROKEN = [
     ("augment.contrast", 1.0),
     ("augment.noise", -0.5),
     ("augment.erase", 1.01),
+    ("augment.crop", 1.0),
+    ("augment.shear", 90.0),
+    ("augment.brightness", 1.5),
+    ("augment.sharpen", -1.0),
+    ("pretrained", 5),
+    ("init_from", 5),
+    ("freeze_depth", -1),
     ("augment", 3),
     ("model", 5),
 ]

@@ -18,10 +18,10 @@ _KEYS = {
     "float": ("float", "log", "step", "when"),
     "value": ("value", "when"),
 }
-_MAPPINGS = ("l2",)
-"""Fields whose constant may be a mapping."""
 _SAME_FOR_ALL = {"classes": "members of one ensemble must tell the same classes apart"}
 """Fields that are no dimension, and why."""
+_MAPPINGS = ("l2",)
+"""Fields whose constant may be a mapping."""
 _SET_BY_SEARCH = {"epochs": "search.epochs", "seed": "search.seed"}
 
 

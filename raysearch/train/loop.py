@@ -170,8 +170,8 @@ class Training:
             for step, (images_NCHW, labels_N) in enumerate(batches):
                 self._set_lr((epoch - 1) * self.steps_per_epoch + step)
                 totals += self._step(images_NCHW, labels_N, draws)
-                # Looked at as the sum over workers, so that all of them break off.
                 if step % _CHECK_STEPS == _CHECK_STEPS - 1:
+                    # The sum over workers, so that they break off together.
                     if not self.workers.sum(totals.clone())[0].isfinite():
                         break
         loss, correct, images = self.workers.sum(totals).tolist()
