@@ -55,8 +55,10 @@ class EpochEnd:
     """What `fit` reports after each epoch.
 
     ``metrics``: epoch, train_loss, train_accuracy, validation_log_loss, validation_accuracy,
-    validation_macro_f1, lr, images_per_second, seconds. ``probs_VK``: float32 probabilities of
-    the averaged weights on the validation split. ``training``: the run itself, for its weights.
+    validation_macro_f1, lr, images_per_second, seconds. The training loss is the cross entropy
+    that is minimized, of labels as smoothed, mixed and weighted, without the l2 penalty.
+    ``probs_VK``: float32 probabilities of the averaged weights on the validation split.
+    ``training``: the run itself, for its weights.
     """
 
     metrics: dict[str, float]

@@ -73,10 +73,8 @@ def measure_step(
     training = Training(config.model_copy(update={"compile": False}), dataset, device, Workers())
     train_mode(training.network)
     draws = torch.Generator(device).manual_seed(0)
-    batch = (
-        dataset.train.images_NCHW[:images].to(device),
-        dataset.train.labels_N[:images].to(device),
-    )
+    rows = torch.arange(images)
+    batch = dataset.train.images_NCHW[rows].to(device), dataset.train.labels_N[rows].to(device)
     with seeded(config.seed):
         training._step(*batch, draws)  # makes the optimizer's state
         fixed = torch.cuda.memory_allocated(device)
