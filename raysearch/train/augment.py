@@ -16,8 +16,7 @@ Images are in [0, 1]. Geometry and erasing stay within an image's own range; the
 [0, 1] and are not clamped: clamping would pile up values at the ends, and the network sees
 standardized values anyway.
 
-Shapes: N images, C channels, S pixels a side. `mixup` is Zhang et al., "mixup: Beyond Empirical
-Risk Minimization", 2018.
+Shapes: N images, C channels, S pixels a side.
 """
 
 import math
@@ -233,23 +232,3 @@ def _change_values_(x_NCSS: Tensor, p: AugmentParameters) -> None:
         x_NCSS.view(len(x_NCSS), x_NCSS.shape[1], -1).scatter_(
             2, erased_NCQ, mean_N111[:, :, :, 0].expand_as(erased_NCQ)
         )
-
-
-def mixup(
-    x_NCSS: Tensor, generator: torch.Generator, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``share * x + (1 - share) * x[permutation]``, with a share of its own for each image.
-
-    Returns:
-        The mixed images, ``permutation_N`` int64, and ``share_N`` float32 in [0, 1], drawn from
-        Beta(``alpha``, ``alpha``). The loss is ``share * loss(logits, labels) + (1 - share) *
-        loss(logits, labels[permutation])``, per image.
-    """
-    images = len(x_NCSS)
-    permutation_N = torch.randperm(images, device=generator.device, generator=generator)
-    # The sampler behind `torch.distributions.Beta`, which itself takes no generator. In float64,
-    # because a small alpha underflows float32.
-    alpha_N2 = torch.full((images, 2), alpha, device=generator.device, dtype=torch.float64)
-    share_N = torch._sample_dirichlet(alpha_N2, generator=generator)[:, 0].float()
-    mixed_NCSS = torch.lerp(x_NCSS[permutation_N], x_NCSS, share_N[:, None, None, None])
-    return mixed_NCSS, permutation_N, share_N

@@ -13,7 +13,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
 from raysearch.config import AugmentConfig
-from raysearch.train.augment import AugmentParameters, apply, augment, draw, mixup
+from raysearch.train.augment import AugmentParameters, apply, augment, draw
 
 NONE = AugmentConfig(mirror=0)
 STRENGTHS = {
@@ -322,7 +322,6 @@ def test_global_randomness_is_neither_read_nor_advanced():
     torch.manual_seed(0)
     state = torch.get_rng_state()
     augment(torch.zeros(8, 1, 16, 16), ALL, generator())
-    mixup(torch.zeros(8, 1, 16, 16), generator(), 0.2)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -380,21 +379,3 @@ def test_gpu_gives_the_images_of_the_cpu_for_the_same_parameters():
     moved = AugmentParameters(**{f.name: getattr(parameters, f.name).cuda() for f in fields})
     result = apply(images.cuda(), moved).cpu()
     torch.testing.assert_close(result, apply(images, parameters), atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize("alpha", [0.1, 1.0, 4.0])
-def test_mixup_shares_follow_the_beta_distribution(alpha):
-    _, _, share = mixup(torch.zeros(4000, 1, 1, 1), generator(), alpha)
-    for point in (0.001, 0.05, 0.25, 0.5, 0.75, 0.95, 0.999):  # float32 rounds many to 0 or 1
-        expected = stats.beta(alpha, alpha).cdf(point)
-        found = float((share <= point).float().mean())
-        assert abs(found - expected) < 4 * (0.25 / 4000) ** 0.5
-
-
-def test_mixup_mixes_each_image_with_its_partner():
-    x = torch.rand(32, 3, 8, 8, generator=generator())
-    mixed, permutation, share = mixup(x, generator(), 0.4)
-    assert sorted(permutation.tolist()) == list(range(32))
-    for n in range(32):
-        expected = share[n] * x[n] + (1 - share[n]) * x[permutation[n]]
-        torch.testing.assert_close(mixed[n], expected)
