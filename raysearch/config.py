@@ -42,12 +42,16 @@ class ModelConfig(BaseModel):
 
 
 class AugmentConfig(_Part):
-    """Random changes to a training image, drawn per image; 0 turns one off."""
+    """Random changes to a training image, drawn per image; 0 turns one off.
+
+    `raysearch.train.augment` says in which order. At the edges the image is seen reflected.
+    """
 
     mirror: Fraction = 0.5
     """Probability of a left-right flip."""
     shift: Fraction = 0.0
-    """Largest shift in each direction, as a fraction of the side."""
+    """Largest shift in each direction, as a fraction of the side; in whole pixels unless the image
+    is resampled anyway, by crop, rotate, zoom or shear."""
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest part of the side that a random square crop leaves out before it is enlarged."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -55,13 +59,14 @@ class AugmentConfig(_Part):
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of size either way: 0.1 draws a scale from [0.9, 1.1]."""
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
-    """Largest horizontal shear either way, in degrees."""
+    """Largest angle that upright lines come to lean at, either way, in degrees."""
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest amount added to all of an image, either way, in units of the full pixel range."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of contrast about the image's mean, either way."""
     sharpen: NonNegative = 0.0
-    """Largest share of an image's difference from its blur that is added to it."""
+    """Largest share of an image's difference from its blur that is added to it: 1 is what PIL,
+    torchvision and kornia call a sharpness of 2."""
     noise: NonNegative = 0.0
     """Largest standard deviation of added Gaussian noise, in units of the full pixel range."""
     erase: Fraction = 0.0
