@@ -89,12 +89,20 @@ def test_weights_carried_over_are_of_a_baseline_of_the_same_network(name):
         assert before.model == config.model
 
 
-def test_l2_by_name_leaves_the_featex_blocks_out():
-    config = load("p1_dexpression_augmented")
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("p1_dexpression_augmented", {"stem.0.weight", "classifier.weight"}),
+        ("p3_cnn_48_16", {"blocks.0.weight", "blocks.4.weight"}),
+        ("p3_cnn_96_48", {"blocks.0.weight", "blocks.4.weight"}),
+        ("p3_cnn_96_256_384", {"blocks.0.weight", "blocks.5.weight", "blocks.10.weight"}),
+    ],
+)
+def test_l2_by_name_reaches_what_the_comment_says(name, expected):
+    config = load(name)
     with torch.device("meta"):
         network = build_model(config.model, 1, 7, 48)
-    reached = {name for name, strength in strengths(config.l2, network).items() if strength}
-    assert reached == {"stem.0.weight", "classifier.weight"}
+    assert {n for n, strength in strengths(config.l2, network).items() if strength} == expected
 
 
 def test_baseline_is_found_by_name():
