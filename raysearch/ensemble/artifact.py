@@ -3,10 +3,13 @@
     ensemble.json               members, weights, temperatures, classes, scores (`manifest`)
     members/0007-ema/           model.safetensors and config.json (a `TrialRecord`)
     model.onnx                  uint8 images [N, C, H, W] to probabilities [N, K], all inside
+    model.pt2                   the same for PyTorch alone (`torch.export.load`)
     README.md                   the model card
     SHA256SUMS                  of every other file
 
 Reading one never unpickles, and allocates nothing before its size is known to be right.
+``model.pt2`` is for other programs: PyTorch unpickles where such a file asks for it, so raysearch
+only hashes and copies it.
 """
 
 import json
@@ -104,7 +107,8 @@ def write_artifact(
     from raysearch.ensemble.assembly import build_network
     from raysearch.ensemble.card import model_card
     from raysearch.ensemble.onnx import export_onnx
-    from raysearch.ensemble.verify import check_graph, check_selection
+    from raysearch.ensemble.program import export_program, save_program
+    from raysearch.ensemble.verify import check_graphs, check_selection
 
     members = [member for member in members if member.weight > 0]
     if not members:
@@ -114,9 +118,10 @@ def write_artifact(
         manifest = _describe(members, records, temperature, validation, scores, data)
         network = build_network(partial, manifest)
         torch_VK = check_selection(network, manifest, validation, probs_VK, Path(folder))
-        model = partial / form.MODEL
-        export_onnx(network, manifest.input.shape, model, _metadata(manifest))
-        exported = check_graph(model, torch_VK, manifest, validation, Path(folder))
+        program = export_program(network, manifest.input.shape)
+        export_onnx(program, partial / form.MODEL, _metadata(manifest))
+        save_program(program, partial / form.PROGRAM)
+        exported = check_graphs(partial, torch_VK, manifest, validation, Path(folder))
         manifest = manifest.model_copy(update={"scores": {**scores, "exported": exported}})
         write_json(partial / form.MANIFEST, manifest.model_dump(mode="json"))
         write_text(partial / form.CARD, model_card(manifest, Path(folder).resolve().name))

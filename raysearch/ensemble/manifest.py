@@ -19,6 +19,7 @@ FORMAT = "raysearch-ensemble"
 VERSION = 1
 MANIFEST = "ensemble.json"
 MODEL = "model.onnx"
+PROGRAM = "model.pt2"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
 WEIGHTS = "model.safetensors"
@@ -98,7 +99,7 @@ class Manifest(_Part):
     def files(self) -> set[str]:
         """Every file of the artifact but ``SHA256SUMS``."""
         weights = {f"{folder}/{name}" for folder in self.folders for name in (WEIGHTS, CONFIG)}
-        return {MANIFEST, MODEL, CARD} | weights
+        return {MANIFEST, MODEL, PROGRAM, CARD} | weights
 
 
 def read_json(path: Path) -> Any:

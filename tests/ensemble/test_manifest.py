@@ -35,7 +35,9 @@ def edit_json(path: Path, change) -> None:
     path.write_text(json.dumps(values))
 
 
-@pytest.mark.parametrize("name", ["ensemble.json", "model.onnx", "README.md", WEIGHTS, CONFIG])
+@pytest.mark.parametrize(
+    "name", ["ensemble.json", "model.onnx", "model.pt2", "README.md", WEIGHTS, CONFIG]
+)
 def test_one_changed_byte_is_named_with_the_remedy(folder, name):
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -44,7 +46,9 @@ def test_one_changed_byte_is_named_with_the_remedy(folder, name):
         load_artifact(folder)
 
 
-@pytest.mark.parametrize("name", ["ensemble.json", "model.onnx", "README.md", WEIGHTS, CONFIG])
+@pytest.mark.parametrize(
+    "name", ["ensemble.json", "model.onnx", "model.pt2", "README.md", WEIGHTS, CONFIG]
+)
 def test_a_missing_file_is_named(folder, name):
     (folder / name).unlink()
     with pytest.raises(ArtifactError, match=f"{name} is missing"):
@@ -62,7 +66,7 @@ def test_a_folder_that_is_no_artifact_says_what_to_give(tmp_path):
 def test_sums_cannot_name_a_file_outside(folder, name):
     with open(folder / "SHA256SUMS", "a") as file:
         file.write(f"{'0' * 64}  {name}\n")
-    with pytest.raises(ArtifactError, match="SHA256SUMS, line 10 is not"):
+    with pytest.raises(ArtifactError, match="SHA256SUMS, line 11 is not"):
         load_artifact(folder)
 
 
