@@ -40,7 +40,7 @@ class AugmentConfig(_Part):
     shift: Fraction = 0.0
     """Largest shift in each direction, as a fraction of the side."""
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Largest part of the side that a random square crop leaves out, before it is enlarged again."""
+    """Largest part of the side that a random square crop leaves out before it is enlarged."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
     """Largest rotation either way, in degrees."""
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -9,6 +9,7 @@ memory-mapped shard is one contiguous array.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ import pyarrow as pa
 
 from raysearch.data.batches import REMEDY, read_batch, values_of, write_batch
 from raysearch.errors import DataError, did_you_mean
-from raysearch.files import sha256_of, write_json
+from raysearch.files import sha256_of, sync, write_json
 
 FORMAT = "raysearch-shards"
 VERSION = 1
@@ -158,17 +159,22 @@ def write_shards(
     shape = list(images_NCHW.shape[1:])
     size = rows_per_shard or max(1, SHARD_BYTES // int(np.prod(shape)))
     splits = {}
-    for name in SPLITS:
-        rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
-        shards = []
-        for number, start in enumerate(range(0, len(rows), size)):
-            part = rows[start : start + size]
-            path = folder / f"{name}-{number:05d}.arrow"
-            names = [sources[row] for row in part]
-            images = images_NCHW[_slice_or_rows(part)]
-            write_batch(path, images, labels_N[part], names, digests_N16[part])
-            shards.append(_shard_entry(path, len(part)))
-        splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
+    with ThreadPoolExecutor() as hashing:
+        for name in SPLITS:
+            rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
+            shards = []
+            for number, start in enumerate(range(0, len(rows), size)):
+                part = rows[start : start + size]
+                path = folder / f"{name}-{number:05d}.arrow"
+                names = [sources[row] for row in part]
+                images = images_NCHW[_slice_or_rows(part)]
+                write_batch(path, images, labels_N[part], names, digests_N16[part])
+                shards.append(hashing.submit(_shard_entry, path, len(part)))
+                sync(path)  # while it is hashed
+            splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows])
+            splits[name]["shards"] = shards
+    for entry in splits.values():
+        entry["shards"] = [shard.result() for shard in entry["shards"]]
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -188,14 +194,13 @@ def _shard_entry(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _split_entry(
-    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list[dict]
+    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray
 ) -> dict[str, Any]:
     counts = np.bincount(labels_N, minlength=len(classes)).tolist()
     return {
         "rows": len(labels_N),
         "class_counts": dict(zip(classes, counts, strict=True)),
         "digest": _split_digest(digests_N16, labels_N),
-        "shards": shards,
     }
 
 

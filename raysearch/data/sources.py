@@ -90,7 +90,8 @@ def open_source(path: Path) -> list[tuple[str, Reader]]:
     if name.endswith(".csv.gz"):
         return [("", TableReader(path.name, lambda: Bounded(gzip.open(path), path), 0))]
     if name.endswith(".csv"):
-        return [("", TableReader(path.name, lambda: open(path, "rb"), path.stat().st_size))]
+        size = path.stat().st_size
+        return [("", TableReader(path.name, lambda: open(path, "rb"), size, plain=True))]
     raise DataError(
         f"{path} is not read: give a folder or a .zip of class folders, or FER2013's table as "
         ".csv, .csv.gz, .zip or .tar.gz."

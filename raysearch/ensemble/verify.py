@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -50,12 +50,12 @@ def check_selection(
 
 def check_graphs(
     partial: Path, torch_VK: np.ndarray, manifest: Manifest, validation: "Split", folder: Path
-) -> dict[str, float]:
+) -> dict[str, Any]:
     """Compare the files that were just exported to ``partial`` with PyTorch's ``torch_VK``, on
     every validation image; raises as `check_selection` does.
 
-    Returns the ONNX graph's ``accuracy`` and ``log_loss``, and the ``largest_difference`` of a
-    probability.
+    Returns what the ONNX graph scores there (`metrics.summary`, ``per_class``, ``confusion``,
+    ``mean_probability`` of the predicted class) and its ``largest_difference`` of a probability.
     """
     failed = _Failure(manifest.classes, folder)
     program_VK = run_program(load_program(partial / PROGRAM), validation.images_NCHW)
@@ -63,9 +63,12 @@ def check_graphs(
     session = open_session(partial / MODEL, manifest.input.shape, len(manifest.classes))
     onnx_VK = run_session(session, validation.images_NCHW, BATCH_SIZE)
     _check_same(failed, MODEL, onnx_VK, torch_VK, validation.labels_N)
+    confusion_KK = metrics.confusion_matrix(onnx_VK, validation.labels_N)
     return {
-        "accuracy": metrics.accuracy(onnx_VK, validation.labels_N),
-        "log_loss": metrics.log_loss(onnx_VK, validation.labels_N),
+        **metrics.summary(onnx_VK, validation.labels_N),
+        "mean_probability": float(onnx_VK.max(axis=1).mean()),
+        "per_class": metrics.per_class_rows(manifest.classes, confusion_KK),
+        "confusion": confusion_KK.tolist(),
         "largest_difference": float(np.abs(onnx_VK - torch_VK).max()),
     }
 

@@ -20,7 +20,13 @@ from raysearch.errors import ConfigError, did_you_mean
 
 BUILDERS = {
     "vgg": "raysearch.models.vgg:vgg",
+    "resnet": "raysearch.models.resnet:resnet",
+    "se_resnet": "raysearch.models.preact:se_resnet",
+    "wide_resnet": "raysearch.models.preact:wide_resnet",
+    "cnn": "raysearch.models.cnn:cnn",
     "mlp": "raysearch.models.mlp:mlp",
+    "dcnn": "raysearch.models.dcnn:dcnn",
+    "hog_dcnn": "raysearch.models.dcnn:hog_dcnn",
     "dexpression": "raysearch.models.dexpression:dexpression",
     "mini_xception": "raysearch.models.xception:mini_xception",
     "tiny_xception": "raysearch.models.xception:tiny_xception",
@@ -122,8 +128,11 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
         return functools.partial(backbone, name=name.removeprefix(_TIMM))
     if name not in BUILDERS:
+        import timm
+
+        nearest = [_TIMM + name] if timm.is_model(name) else BUILDERS
         raise ConfigError(
-            f"There is no network {name!r}{did_you_mean(name, BUILDERS)}. "
+            f"There is no network {name!r}{did_you_mean(name, nearest)}. "
             f"Known: {', '.join(BUILDERS)}, and timm/<name> for any timm backbone."
         )
     module, function = BUILDERS[name].split(":")
