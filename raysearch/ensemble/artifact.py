@@ -124,7 +124,8 @@ def write_artifact(
         exported = check_graphs(partial, torch_VK, manifest, validation, Path(folder))
         manifest = manifest.model_copy(update={"scores": {**scores, "exported": exported}})
         write_json(partial / form.MANIFEST, manifest.model_dump(mode="json"))
-        write_text(partial / form.CARD, model_card(manifest, Path(folder).resolve().name))
+        card = model_card(manifest, Path(folder).resolve().name, _by_folder(members, records))
+        write_text(partial / form.CARD, card)
         form.write_sums(partial, manifest.files)
 
 
@@ -144,6 +145,12 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
 def folder_of(member: Member) -> str:
     """Where the weights go; shared by a candidate and its mirrored twin."""
     return f"members/{member.trial:04d}-{member.candidate.removesuffix('_mirror')}"
+
+
+def _by_folder(
+    members: Sequence[Member], records: Mapping[int, "TrialRecord"]
+) -> dict[str, "TrialRecord"]:
+    return {folder_of(member): records[member.trial] for member in members}
 
 
 def _copy_members(
@@ -203,16 +210,16 @@ def _preprocessing(
     members: Sequence[Member], records: Mapping[int, "TrialRecord"]
 ) -> dict[str, Any]:
     """What each set of weights does to uint8 images, in words and numbers."""
-    inside = {}
-    for member in members:
-        record = records[member.trial]
-        inside[folder_of(member)] = {
+    inside = {
+        folder: {
             "image_size": record.train.image_size,
             "scale": "1/255",
             "normalize": record.train.normalize,
             "mean": list(record.mean),
             "std": list(record.std),
         }
+        for folder, record in _by_folder(members, records).items()
+    }
     return {"resize": "bilinear, antialiased when shrinking", "members": inside}
 
 

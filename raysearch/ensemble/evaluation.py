@@ -22,7 +22,7 @@ def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str,
     probs_NK = predictor.predict_probs(split.images_NCHW)
     scores = metrics.summary(probs_NK, labels_N)
     right_N = metrics.predictions(probs_NK) == labels_N
-    alone_N = ~also_in_train(shards, split)
+    alone_N = ~_also_in_train(shards, split)
     confusion_KK = metrics.confusion_matrix(probs_NK, labels_N)
     return {
         "split": split_name,
@@ -60,7 +60,18 @@ def _checked_split(predictor: Predictor, shards: Shards, name: str) -> Split:
     return split
 
 
-def also_in_train(shards: Shards, split: Split) -> np.ndarray:
+def scores_without_twins(
+    shards: Shards, split: Split, probs_NK: np.ndarray
+) -> tuple[int, dict[str, float] | None]:
+    """How many of the split's images have their very pixels in train too, and `metrics.summary`
+    of ``probs_NK`` for the others; None where there are none."""
+    alone_N = ~_also_in_train(shards, split)
+    if not alone_N.any():
+        return len(alone_N), None
+    return int((~alone_N).sum()), metrics.summary(probs_NK[alone_N], split.labels_N[alone_N])
+
+
+def _also_in_train(shards: Shards, split: Split) -> np.ndarray:
     """Which rows of ``split`` have an image in train with the very same pixels; bool [N]."""
     if "train" not in shards.splits or split.name == "train":
         return np.zeros(len(split), dtype=bool)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -12,7 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import yaml
 from small_ensembles import sharpen_reference
 from torch import nn
 
@@ -120,16 +118,6 @@ def test_building_the_network_leaves_the_global_generator_alone(artifact_folder)
     before = torch.random.get_rng_state()
     load_artifact(artifact_folder).network()
     assert torch.equal(torch.random.get_rng_state(), before)
-
-
-def test_model_card_has_readable_front_matter(artifact_folder):
-    text = (artifact_folder / "README.md").read_text()
-    front = yaml.safe_load(text.split("---\n")[1])
-    assert {"license", "library_name", "tags", "metrics", "model-index"} <= set(front)
-    values = {m["type"]: m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
-    assert set(values) == {"accuracy", "log_loss", "macro_f1", "ece"}
-    snippet = "\n".join(re.findall(r"^    (import numpy.*|session.*|images.*|prob.*)$", text, re.M))
-    assert "onnxruntime.InferenceSession" in snippet
 
 
 def test_wrong_probabilities_are_named_and_the_old_ensemble_stays(tmp_path, selection):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from skimage import data
 from test_artifact_commands import raysearch
 from yunet_model import SIDE, write_model
 
@@ -124,6 +125,15 @@ def test_an_opencv_without_the_cascade_is_named_with_the_remedy(monkeypatch):
         FaceFinder()
 
 
+def test_a_face_in_a_photograph_is_found_without_a_model_file():
+    """The astronaut Eileen Collins, whose face is about 95 pixels wide, about (224, 113)."""
+    photo = Image.fromarray(data.astronaut())
+    (box,) = FaceFinder()(photo)
+    assert abs(box.x + box.width / 2 - 224) < 10 and abs(box.y + box.height / 2 - 113) < 10
+    assert 85 < box.width < 110
+    assert FaceFinder()(photo.rotate(180)) == []
+
+
 @pytest.mark.real_data
 def test_the_frame_of_real_faces_in_a_larger_scene_is_found(fer2013_zip):
     """The cascade's box is the data set's own frame, so that no margin is added."""
@@ -142,9 +152,8 @@ def test_the_frame_of_real_faces_in_a_larger_scene_is_found(fer2013_zip):
 
 
 def read_faces(archive, count: int) -> list[np.ndarray]:
+    """Some of the archive's images, evenly over its list."""
     with zipfile.ZipFile(archive) as file:
-        name = next(name for name in file.namelist() if name.endswith("fer2013.csv"))
-        with file.open(name) as stream:
-            rows = csv.DictReader(io.TextIOWrapper(stream, "ascii"))
-            texts = [next(rows)["pixels"] for _ in range(count)]
-    return [np.array(text.split(), np.uint8).reshape(48, 48) for text in texts]
+        names = sorted(name for name in file.namelist() if name.endswith(".jpg"))
+        chosen = names[:: len(names) // count][:count]
+        return [np.asarray(Image.open(io.BytesIO(file.read(name))).convert("L")) for name in chosen]
