@@ -45,14 +45,14 @@ def model_card(manifest: Manifest, name: str, records: Mapping[str, "TrialRecord
     """
     front = yaml.safe_dump(_front_matter(manifest, name), sort_keys=False, allow_unicode=True)
     channels, height, width = manifest.input.shape
-    trained, exported = len(manifest.folders), manifest.scores["exported"]
+    exported = manifest.scores["exported"]
     return f"""---
 {front}---
 
 # {name}
 
-A weighted ensemble of {len(manifest.members)} predictions by {trained} trained
-network{"s" if trained > 1 else ""}, which tells {len(manifest.classes)} classes of
+A weighted ensemble of {_counted(len(manifest.members), "prediction")} by
+{_counted(len(manifest.folders), "trained network")}, which tells {len(manifest.classes)} classes of
 {height} x {width} {"gray" if channels == 1 else "colour"} images apart:
 {", ".join(manifest.classes)}.
 Found, verified and exported by raysearch {manifest.versions["raysearch"]}.
@@ -152,6 +152,10 @@ from PIL import Image
 image = numpy.array(Image.open("photo.png").convert("{mode}").resize(({width}, {height})))
 session = onnxruntime.InferenceSession("model.onnx")
 probabilities, = session.run(None, {{"images": {pixels}}})  # [1, {len(manifest.classes)}]"""
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
 def _are_expressions(manifest: Manifest) -> bool:

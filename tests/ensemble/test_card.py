@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from PIL import Image
-from small_ensembles import CLASSES
+from small_ensembles import CLASSES, combine_reference
 
 from raysearch import metrics
 from raysearch.ensemble.artifact import load_artifact
@@ -135,10 +135,8 @@ def test_card_of_a_selection_with_mirrored_members_alone(tmp_path, selection):
     mirrored = [replace(selection.members[2], weight=1.0)]
     validation = selection.validation
     folder = tmp_path / "one"
-    from small_ensembles import combine_reference
-
     probs = combine_reference(mirrored, selection.records, validation.images_NCHW)
     scores = {"validation": metrics.summary(probs, validation.labels_N)}
     replace(selection, members=mirrored).write(folder, probs_VK=probs, scores=scores)
     text = (folder / "README.md").read_text()
-    assert "1 predictions by 1 trained\nnetwork, which" in text
+    assert "of 1 prediction by\n1 trained network, which" in text
