@@ -1,5 +1,6 @@
 """The documented systems: each loads, and builds with the parameters that the README states."""
 
+import functools
 import importlib.metadata
 import re
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 import typer
 
 from raysearch import cli
+from raysearch.config import TrainConfig
 from raysearch.configfile import load_train_config
 from raysearch.errors import ConfigError
 from raysearch.models.registry import build_model
@@ -28,6 +30,11 @@ ROWS = {
 each_baseline = pytest.mark.parametrize("name", sorted(ROWS))
 
 
+@functools.cache
+def load(name: str) -> TrainConfig:
+    return load_train_config(FOLDER / f"{name}.yaml")
+
+
 def comment(name: str) -> str:
     """The lines at the top of a file that say which system it is."""
     lines = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
@@ -41,7 +48,7 @@ def test_the_readme_lists_every_file():
 
 @each_baseline
 def test_baseline_builds_with_the_parameters_of_the_readme(name):
-    config = load_train_config(FOLDER / f"{name}.yaml")
+    config = load(name)
     built, documented, _ = ROWS[name]
     photographs = name.startswith("p5_")
     classes = 6 if photographs else len(config.classes or range(7))
@@ -64,7 +71,7 @@ def test_baseline_says_its_system_and_accuracy_at_the_top(name):
 
 @each_baseline
 def test_baseline_has_no_weight_decay_average_or_mirror_that_is_not_documented(name):
-    config = load_train_config(FOLDER / f"{name}.yaml")
+    config = load(name)
     assert (config.optimizer, config.weight_decay, config.ema) == ("adamw", 0, 0)
     assert config.schedule == "plateau" and config.mixup == config.label_smoothing == 0
     assert bool(config.pretrained) == ("ImageNet" in comment(name))
@@ -75,9 +82,9 @@ def test_baseline_has_no_weight_decay_average_or_mirror_that_is_not_documented(n
 
 @each_baseline
 def test_weights_carried_over_are_of_a_baseline_of_the_same_network(name):
-    config = load_train_config(FOLDER / f"{name}.yaml")
+    config = load(name)
     if config.init_from:
-        before = load_train_config(FOLDER / config.init_from)
+        before = load(Path(config.init_from).stem)
         assert before.model == config.model
 
 

@@ -14,7 +14,7 @@ from raysearch.ensemble.selection import Selection
 
 
 def parameters_of(candidates: Sequence[Candidate]) -> int:
-    """Trainable parameters; weights that several candidates share count once."""
+    """Parameters, frozen ones too; weights that several candidates share count once."""
     return sum({c.weights_file: c.parameters for c in candidates}.values())
 
 

@@ -75,15 +75,18 @@ def unknown_option(model: ModelConfig) -> str | None:
     return next((option for option in model.options if option not in known), None)
 
 
-def check_model(model: ModelConfig, image_size: int, channels: int = 1, classes: int = 7) -> None:
-    """Raises `ConfigError` where `build_model` would fail; computes and keeps no weights."""
+def check_model(
+    model: ModelConfig, image_size: int, channels: int = 1, classes: int = 7
+) -> nn.Module:
+    """The network, for its structure: most have no weights. Raises `ConfigError` where
+    `build_model` would fail."""
     try:
         with torch.device("meta"):
-            build_model(model, channels, classes, image_size)
+            return build_model(model, channels, classes, image_size)
     except Exception:
         # Meta tensors have no values, which some backbones compute with: only a failure
         # with real ones counts.
-        _check_by_building(model, image_size, channels, classes)
+        return _check_by_building(model, image_size, channels, classes)
 
 
 def faulty_option(model: ModelConfig, image_size: int) -> str | None:
@@ -103,10 +106,12 @@ def faulty_option(model: ModelConfig, image_size: int) -> str | None:
     return None
 
 
-def _check_by_building(model: ModelConfig, image_size: int, channels: int, classes: int) -> None:
+def _check_by_building(
+    model: ModelConfig, image_size: int, channels: int, classes: int
+) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
-            build_model(model, channels, classes, image_size)
+            return build_model(model, channels, classes, image_size)
     except ConfigError:
         raise
     except Exception as error:
@@ -140,5 +145,5 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """All parameters, frozen ones too: what the network costs wherever it runs."""
+    return sum(p.numel() for p in module.parameters())

@@ -59,7 +59,12 @@ def run_search(
     )
     progress = Progress(str(run), plan.trials, console, deadline)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
-    payload = {"run": str(run), "data": str(data), "threads": plan.threads}
+    payload = {
+        "run": str(run),
+        "data": str(data),
+        "threads": plan.threads,
+        "memory_share": plan.memory_share,
+    }
     trainable = make_trainable(plan, payload, staging)
     with interruptible() as interrupt, progress:
         try:

@@ -38,6 +38,7 @@ class Reader(NamedTuple):
 
 
 def readers(work: Path) -> dict[str, Reader]:
+    import timm  # noqa: F401  which takes seconds, so not while a reader is timed
     from safetensors.torch import load_file
 
     from raysearch.ensemble import assembly, graphfile, manifest
