@@ -201,7 +201,11 @@ def conclude(run: Path, console: Console) -> dict[str, Any]:
     write_leaderboard(run)
     if not any(folder.validation.exists() for folder in trial_folders(run)):
         raise RunError(no_result(run))
-    console.print("selecting the ensemble, exporting it and checking the export", highlight=False)
+    console.print(
+        "selecting the ensemble, exporting it and checking the export",
+        highlight=False,
+        soft_wrap=True,
+    )
     report = build_ensemble(run).to_json()
     write_json(run / "ensemble_report.json", report)
     write_report(run)

@@ -111,7 +111,7 @@ def status(
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file of one training configuration.")],
+    config: Annotated[Path, typer.Argument(help="YAML file of one training run, or a baseline.")],
     data: Annotated[str, typer.Option(help="Folder of shards, or anything to import.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the trial; resumed if it is.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
@@ -121,12 +121,13 @@ def train(
     """Train one configuration, without a search and without Ray."""
     from raysearch.configfile import classes_located, load_train_config
     from raysearch.pipeline import resolve_data
+    from raysearch.space import resolve_config
     from raysearch.train.device import default_device
     from raysearch.train.single import train_one
     from raysearch.yamlfile import load_yaml
 
     changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
-    loaded = load_train_config(config).model_copy(update=changes)
+    loaded = load_train_config(resolve_config(config)).model_copy(update=changes)
     folder = out or Path("results") / "train" / config.stem
     shards = resolve_data(data, Path("results/synthetic-faces"))
     with classes_located(load_yaml(config)):

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raysearch.data.parallel import in_order
 from raysearch.data.perceptual import components, dhash, near_pairs
 from raysearch.data.reading import ImageStack
 from raysearch.data.shards import Shards
-from raysearch.data.threads import in_order
 
 CORRELATION = 0.9
 CHUNK = 2048

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raysearch.data.parallel import in_order
 from raysearch.data.reading import ImageStack
-from raysearch.data.threads import in_order
 
 Rows = Tensor | slice
 

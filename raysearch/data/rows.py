@@ -21,16 +21,16 @@ class Batch:
     digests_N16: np.ndarray
     labels: Sequence[str]
     splits: Sequence[str]
-    sources: Sequence[str]
-    rejected: Sequence[tuple[str, str]]
+    sources: Sequence
+    rejected: Sequence[tuple]
 
     @staticmethod
     def of(
         images_NCHW: np.ndarray,
         labels: Sequence[str],
         splits: Sequence[str],
-        sources: Sequence[str],
-        rejected: Sequence[tuple[str, str]],
+        sources: Sequence,
+        rejected: Sequence[tuple],
     ) -> "Batch":
         images_NCHW = np.ascontiguousarray(images_NCHW)
         digests = digests_of(images_NCHW)

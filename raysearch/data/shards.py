@@ -9,6 +9,7 @@ memory-mapped shard is one contiguous array.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from raysearch.data.batches import REMEDY, write_batch
 from raysearch.data.classes import check_names
 from raysearch.data.reading import Split
 from raysearch.errors import DataError, did_you_mean
-from raysearch.files import sha256_of, write_json
+from raysearch.files import sha256_of, sync, write_json
 
 FORMAT = "raysearch-shards"
 VERSION = 1
@@ -142,17 +143,21 @@ def write_shards(
     shape = list(images_NCHW.shape[1:])
     size = rows_per_shard or max(1, SHARD_BYTES // int(np.prod(shape)))
     splits = {}
-    for name in SPLITS:
-        rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
-        shards = []
-        for number, start in enumerate(range(0, len(rows), size)):
-            part = rows[start : start + size]
-            path = folder / f"{name}-{number:05d}.arrow"
-            names = [sources[row] for row in part]
-            images = images_NCHW[_slice_or_rows(part)]
-            write_batch(path, images, labels_N[part], names, digests_N16[part])
-            shards.append(_shard_entry(path, len(part)))
-        splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
+    with ThreadPoolExecutor() as hashing:
+        for name in SPLITS:
+            rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
+            shards = []
+            for number, start in enumerate(range(0, len(rows), size)):
+                part = rows[start : start + size]
+                path = folder / f"{name}-{number:05d}.arrow"
+                names = [sources[row] for row in part]
+                images = images_NCHW[_slice_or_rows(part)]
+                write_batch(path, images, labels_N[part], names, digests_N16[part])
+                shards.append(hashing.submit(_shard_entry, path, len(part)))
+                sync(path)  # while it is hashed
+            splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
+    for entry in splits.values():
+        entry["shards"] = [shard.result() for shard in entry["shards"]]
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -172,7 +177,7 @@ def _shard_entry(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _split_entry(
-    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list[dict]
+    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list
 ) -> dict[str, Any]:
     counts = np.bincount(labels_N, minlength=len(classes)).tolist()
     return {

@@ -116,16 +116,17 @@ def estimate(space: SearchSpace, plan: Plan, dataset: Dataset, seed: int) -> Est
     configs = example_configs(space, epochs=plan.epochs, seed=seed, drawn=3)
     torch.set_num_threads(plan.threads)
     measured = [measure(config, dataset) for config in configs]
-    images = len(dataset.train) * plan.trial_epochs
-    pace = float(np.mean([seconds for seconds, _ in measured]))
-    weights = float(np.mean([size for _, size in measured]))
+    images = float(np.mean([images for images, _, _ in measured])) * plan.trial_epochs
+    seconds = float(np.mean([images * pace for images, pace, _ in measured])) * plan.trial_epochs
+    weights = float(np.mean([size for _, _, size in measured]))
     classes, validation = len(dataset.classes), len(dataset.validation)
     disk = plan.trials * (4 * 2 * classes * validation + 5 * weights)
-    return Estimate(images, images * pace / plan.concurrent, int(disk))
+    return Estimate(round(images), seconds / plan.concurrent, int(disk))
 
 
-def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[float, int]:
-    """(seconds per training image, bytes of the weights) of ``config`` on this device."""
+def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[int, float, int]:
+    """(training images in an epoch, seconds for each, bytes of the weights) of ``config`` on this
+    device."""
     training = Training(config, dataset, default_device(), Workers())
     training.network.train()
     draws = torch.Generator(training.device).manual_seed(0)
@@ -138,7 +139,7 @@ def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[floa
         training._step(images, labels, draws).cpu()
         times.append(time.perf_counter() - begin)
     size = sum(p.numel() * p.element_size() for p in training.network.parameters())
-    return float(np.median(times[1:])) / len(labels), size
+    return len(training.epoch_rows), float(np.median(times[1:])) / len(labels), size
 
 
 def free_disk(folder: Path) -> int:

@@ -35,7 +35,9 @@ def run_payload(
     """Run ``{"trial", "train", "run", "data", "threads", "memory_share"}`` and report each
     epoch's metrics.
 
-    A run that diverged or ran out of memory reports once more, with its status.
+    ``epochs`` in a report is how many the trial will have in all: in the last one, which may be
+    an early one, it is ``epoch``. A run that diverged or ran out of memory reports once more, with
+    its status.
     """
     torch.set_num_threads(payload["threads"])
     config = TrainConfig.model_validate(payload["train"])
@@ -62,7 +64,8 @@ def run_payload(
 def finished_epoch(folder: Path) -> dict[str, float]:
     from raysearch.train.runner import read_metrics
 
-    return read_metrics(TrialFolder(folder).metrics)[-1]
+    row = read_metrics(TrialFolder(folder).metrics)[-1]
+    return row | {"epochs": row["epoch"]}
 
 
 def train_inline(payload: dict[str, Any]) -> None:

@@ -20,6 +20,8 @@ _KEYS = {
 }
 _SAME_FOR_ALL = {"classes": "members of one ensemble must tell the same classes apart"}
 """Fields that are no dimension, and why."""
+_MAPPINGS = ("l2",)
+"""Fields whose constant may be a mapping."""
 _SET_BY_SEARCH = {"epochs": "search.epochs", "seed": "search.seed"}
 
 
@@ -47,7 +49,7 @@ def parse_train(document: Document) -> Draft:
         draft.places[path] = place
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             draft.dimensions += _alternatives(draft, path, value, place)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and (_is_dimension(value) or path not in _MAPPINGS):
             dimension = _dimension(document, path, value, place)
             if dimension.kind == "value" and not dimension.when:
                 draft.constants[path] = dimension.value
@@ -87,7 +89,11 @@ def _section(name: str) -> type[BaseModel] | None:
 
 
 def _is_section(value: Any) -> bool:
-    return isinstance(value, dict) and not any(kind in value for kind in KINDS)
+    return isinstance(value, dict) and not _is_dimension(value)
+
+
+def _is_dimension(value: dict) -> bool:
+    return any(kind in value for kind in KINDS)
 
 
 def _check_field(document: Document, path: tuple[str, ...], place: Path) -> None:

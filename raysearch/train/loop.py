@@ -27,11 +27,19 @@ from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, RunError
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
-from raysearch.train.augment import augment, mixup
+from raysearch.train.augment import augment
+from raysearch.train.balance import EpochRows
+from raysearch.train.compiling import compiled
 from raysearch.train.device import autocast_dtype
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
-from raysearch.train.optim import MovingAverage, learning_rate, make_optimizer
+from raysearch.train.mixing import mix
+from raysearch.train.optim import MovingAverage, make_optimizer
+from raysearch.train.penalty import Penalty
+from raysearch.train.schedule import learning_rate, stands_still
+
+_CHECK_STEPS = 50
+"""How often the loss is looked at within an epoch: looking waits for the device."""
 
 
 class Diverged(RunError):
@@ -61,16 +69,18 @@ def fit(
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
 ) -> None:
-    """Train for ``config.epochs`` epochs and call ``report`` after each, on every worker.
+    """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
+    ``report`` after each, on every worker.
 
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
     ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
-    where a batch has fewer images than there are workers.
+    where a batch has fewer images than there are workers, or the network cannot be trained so,
+    `DataError` where a class without images is to be balanced.
     """
     training = Training(config, dataset, torch.device(device), workers or Workers())
     if resume is not None:
         training.load_state_dict(resume)
-    while training.epoch < config.epochs:
+    while not training.ended:
         report(training.run_epoch())
 
 
@@ -87,7 +97,8 @@ class Training:
             )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
         self.dtype = autocast_dtype(config.precision, device)
-        self.steps_per_epoch = max(len(dataset.train) // config.batch_size, 1)
+        self.epoch_rows = EpochRows(config.balance, dataset.train.labels_N, dataset.classes)
+        self.steps_per_epoch = max(len(self.epoch_rows) // config.batch_size, 1)
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
@@ -97,9 +108,21 @@ class Training:
             )
         self.network = network.to(device, memory_format=torch.channels_last)
         self.synchronized = workers.wrap(self.network, device)
+        if config.compile:
+            self.synchronized = compiled(self.synchronized, device)
         self.optimizer = make_optimizer(config, self.network)
         self.average = MovingAverage(self.network, config.ema * self.steps_per_epoch)
+        self.penalty = Penalty(config.l2, self.network)
+        weights_K = self.epoch_rows.loss_weights()
+        self.loss_weights_K = None if weights_K is None else weights_K.to(device)
         self.epoch = 0
+        self.losses: list[float] = []  # on validation, of each epoch
+
+    @property
+    def ended(self) -> bool:
+        """All epochs are done, or validation log loss has stood still for too long."""
+        patience = self.config.early_stopping
+        return self.epoch >= self.config.epochs or stands_still(self.losses, patience)
 
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
@@ -115,11 +138,12 @@ class Training:
         if not np.isfinite(probs_VK).all():
             raise Diverged(f"The weights are not finite after epoch {epoch}; try a lower lr.")
         self.epoch = epoch
+        self.losses.append(metrics.log_loss(probs_VK, labels_V))
         row = {
             "epoch": epoch,
             "train_loss": loss,
             "train_accuracy": accuracy,
-            "validation_log_loss": metrics.log_loss(probs_VK, labels_V),
+            "validation_log_loss": self.losses[-1],
             "validation_accuracy": metrics.accuracy(probs_VK, labels_V),
             "validation_macro_f1": metrics.macro_f1(probs_VK, labels_V),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -129,22 +153,27 @@ class Training:
         return EpochEnd(row, probs_VK, self)
 
     def _train(self, epoch: int) -> tuple[float, float, int]:
-        """Mean loss, accuracy and number of images of one pass over the training split."""
+        """Mean loss, accuracy and number of images of one pass over the epoch's rows; a loss that
+        is not finite ends it soon."""
         config, train = self.config, self.dataset.train
         self.network.train()
-        batch_size = min(config.batch_size, len(train))
+        batch_size = min(config.batch_size, len(self.epoch_rows))
         order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
         draws = torch.Generator(self.device).manual_seed(
             _mix(config.seed, epoch, 1 + self.workers.rank)
         )
-        shuffled_N = torch.randperm(len(train), generator=order)
+        drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         starts = range(0, self.steps_per_epoch * batch_size, batch_size)
-        row_batches = [self.workers.share(shuffled_N[s : s + batch_size]) for s in starts]
+        row_batches = [self.workers.share(drawn_N[s : s + batch_size]) for s in starts]
         with train.batches(row_batches) as batches:
             for step, (images_NCHW, labels_N) in enumerate(batches):
                 self._set_lr((epoch - 1) * self.steps_per_epoch + step)
                 totals += self._step(images_NCHW, labels_N, draws)
+                if step % _CHECK_STEPS == _CHECK_STEPS - 1:
+                    # The sum over workers, so that they break off together.
+                    if not self.workers.sum(totals.clone())[0].isfinite():
+                        break
         loss, correct, images = self.workers.sum(totals).tolist()
         return loss / images, correct / images, int(images)
 
@@ -154,8 +183,8 @@ class Training:
         x = augment(self.preprocess.resize(images_NCHW), config.augment, draws)
         x = self.preprocess.standardize(x)
         targets = [(1.0, labels_N)]
-        if config.mixup:
-            x, partner_N, share_N = mixup(x, draws, config.mixup)
+        if config.mixup or config.cutmix:
+            x, partner_N, share_N = mix(x, draws, mixup=config.mixup, cutmix=config.cutmix)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
@@ -164,6 +193,7 @@ class Training:
         loss = self._loss(logits_NK, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.penalty.add_gradients()
         self.optimizer.step()
         self.average.update(self.network)
         with torch.no_grad():
@@ -173,16 +203,18 @@ class Training:
             )
 
     def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
-        """Mean cross entropy against a weighted mixture of labels: [(share_N, labels_N), ...]."""
-        smoothing = self.config.label_smoothing
-        losses_N = [
-            share * F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
-            for share, labels in targets
-        ]
+        """Mean cross entropy against a mixture of labels, [(share_N, labels_N), ...], each term
+        times its class's weight where losses are weighted."""
+        smoothing, weights_K = self.config.label_smoothing, self.loss_weights_K
+        losses_N = []
+        for share, labels in targets:
+            loss_N = F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
+            losses_N.append(share * (loss_N if weights_K is None else loss_N * weights_K[labels]))
         return torch.stack(losses_N).sum(0).mean()
 
     def _set_lr(self, step: int) -> None:
-        lr = learning_rate(self.config, step, self.config.epochs * self.steps_per_epoch)
+        steps = self.config.epochs * self.steps_per_epoch
+        lr = learning_rate(self.config, step, steps, self.losses)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
@@ -203,6 +235,7 @@ class Training:
         """Everything that `load_state_dict` needs to go on; tensors and numbers only."""
         return {
             "epoch": self.epoch,
+            "losses": self.losses,
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
             "average_updates": self.average.updates,
@@ -215,6 +248,7 @@ class Training:
         self.average.updates = state["average_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
+        self.losses = list(state["losses"])
 
 
 @contextmanager

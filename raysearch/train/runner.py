@@ -15,6 +15,7 @@ from raysearch.probabilities import Probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
+from raysearch.train.memory import is_out_of_memory, remedy
 from raysearch.train.trial import TrialFolder, make_record
 
 METRICS = (
@@ -43,9 +44,9 @@ def run_trial(
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
     "completed", "diverged", "out_of_memory".
 
-    ``report`` gets the epoch's metrics once everything about the epoch is on disk; epochs that
-    an earlier process already finished are not reported again. Other exceptions pass through;
-    the folder then says "failed" with the message.
+    ``report`` gets the epoch's metrics, and under ``epochs`` how many there will be in all, once
+    everything about the epoch is on disk; epochs that an earlier process already finished are not
+    reported again. Other exceptions pass through; the folder then says "failed" with the message.
     """
     workers = workers or Workers()
     files = TrialFolder(folder)
@@ -55,20 +56,24 @@ def run_trial(
 
     def on_epoch(end: EpochEnd) -> None:
         recorder.record(end)
-        report(end.metrics)
+        epoch = end.metrics["epoch"]
+        report(end.metrics | {"epochs": epoch if end.training.ended else config.epochs})
 
     try:
         recorder.describe(trial, config)
         fit(config, dataset, on_epoch, state, device=device, workers=workers)
+        return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:
         return recorder.finish("diverged", str(error))
-    except torch.OutOfMemoryError as error:
-        message = f"batch_size {config.batch_size} does not fit on {device}: {error}"
-        return recorder.finish("out_of_memory", message)
     except Exception as error:
-        recorder.finish("failed", f"{type(error).__name__}: {error}")
-        raise
-    return recorder.finish("completed")
+        if not is_out_of_memory(error):
+            recorder.finish("failed", f"{type(error).__name__}: {error}")
+            raise
+        words = f"{type(error).__name__}: {error}"
+    # Out here no traceback holds on to the failed run's memory any more.
+    advice = remedy(config, dataset, device, workers)
+    message = f"batch_size {config.batch_size} does not fit on {device}. {advice} ({words})"
+    return recorder.finish("out_of_memory", message)
 
 
 class Recorder:
@@ -148,11 +153,21 @@ class Recorder:
             ),
         )
 
-    def finish(self, status: str, error: str = "") -> str:
+    def early_end(self, patience: int) -> str:
+        """Why a run that is over has fewer epochs than planned, or ""."""
+        if not self.rows or self.rows[-1]["epoch"] >= self.epochs:
+            return ""
+        best = min(self.rows, key=lambda row: row["validation_log_loss"])
+        return (
+            f"early_stopping: no lower validation log loss for {patience} epochs; the lowest was "
+            f"that of epoch {best['epoch']}, and {self.epochs} epochs were planned"
+        )
+
+    def finish(self, status: str, error: str = "", stopped: str = "") -> str:
         if self.workers.leads:
             self.board.close()
             epochs = int(self.rows[-1]["epoch"]) if self.rows else 0
-            self.files.write_status(status, epochs, error)
+            self.files.write_status(status, epochs, error, stopped)
         return status
 
 

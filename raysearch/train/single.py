@@ -24,7 +24,7 @@ def train_one(
     """
     files = TrialFolder(folder)
     dataset = load_dataset(data, device, classes=config.classes, images_on=config.images_on)
-    console.print(_images_line(dataset, device), highlight=False)
+    console.print(_images_line(dataset, device), highlight=False, soft_wrap=True)
     if files.config.exists():
         _check_same(files, config, dataset)
 
@@ -35,11 +35,14 @@ def train_one(
             f"accuracy {100 * row['validation_accuracy']:5.2f} %  "
             f"{row['images_per_second']:,.0f} images/s",
             highlight=False,
+            soft_wrap=True,
         )
 
     status = run_trial(folder, 0, config, dataset, device=device, report=show)
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
+    if stopped := files.read_status().get("stopped"):
+        console.print(f"ended by {stopped}", highlight=False, soft_wrap=True)
     best = min(read_metrics(files.metrics), key=lambda row: row["validation_log_loss"])
     return best | {
         "status": status,

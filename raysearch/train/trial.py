@@ -2,7 +2,7 @@
 
 config.json                 `TrialRecord`
 metrics.csv                 one row an epoch
-status.json                 {"status", "epochs", "error"}
+status.json                 {"status", "epochs", "error"}; "stopped": why it ended early, if it did
 checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
@@ -113,9 +113,10 @@ class TrialFolder:
             raise ArtifactError(f"{self.config} cannot be read: {error}") from None
         return TrialRecord.from_json(values, str(self.config))
 
-    def write_status(self, status: str, epochs: int, error: str = "") -> None:
+    def write_status(self, status: str, epochs: int, error: str = "", stopped: str = "") -> None:
         assert status in STATUSES, status
-        write_json(self.status, {"status": status, "epochs": epochs, "error": error})
+        values = {"status": status, "epochs": epochs, "error": error}
+        write_json(self.status, values | ({"stopped": stopped} if stopped else {}))
 
     def read_status(self) -> dict:
         """``{"status": "pending", ...}`` where none was written yet."""

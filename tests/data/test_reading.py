@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raysearch.data.parallel import in_order
 from raysearch.data.reading import ImageStack
-from raysearch.data.threads import in_order
 
 SIZES = st.lists(st.integers(0, 5), min_size=1, max_size=6).filter(any)
 

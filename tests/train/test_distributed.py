@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_runs import make_dataset, run_fit, timeless
 from torch import distributed as dist
 from torch import nn
-from two_workers import TRIAL, deterministic
+from two_workers import EARLY, TRIAL, deterministic
 
 from raysearch import metrics
 from raysearch.probabilities import read_probabilities
@@ -92,6 +92,13 @@ def test_two_workers_train_as_one_does_on_the_same_batches(seen):
     for end, together in zip(alone, seen[0]["plain"], strict=True):
         assert together == pytest.approx(timeless(end.metrics), abs=1e-4)
     np.testing.assert_allclose(seen[0]["probs_VK"], alone[-1].probs_VK, atol=1e-4)
+
+
+def test_two_workers_stop_early_in_the_epoch_in_which_one_does(seen):
+    alone = run_fit(deterministic(**EARLY), make_dataset())
+    assert 1 < len(alone) == len(seen[0]["early"]) < EARLY["epochs"]
+    for end, together in zip(alone, seen[0]["early"], strict=True):
+        assert together == pytest.approx(timeless(end.metrics), abs=1e-3)
 
 
 def test_validation_scores_are_those_of_all_rows_in_order(seen):
