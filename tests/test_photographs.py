@@ -12,12 +12,11 @@ from PIL import Image
 from raysearch.data.importing import import_data
 from raysearch.data.shards import open_shards
 
-CONFIG = """model: {name: timm/test_efficientnet}
-image_size: 64
+CONFIG = """model: {name: vgg, width: 4, depth: 4}
+image_size: 48
 epochs: 1
 batch_size: 64
-optimizer: adamw
-lr: 0.003
+lr: 0.02
 precision: fp32
 """
 

@@ -72,9 +72,10 @@ def measure_step(
     training = Training(config.model_copy(update={"compile": False}), dataset, device, Workers())
     training.network.train()
     draws = torch.Generator(device).manual_seed(0)
+    rows = torch.arange(min(images, len(dataset.train)))
     batch = (
-        dataset.train.images_NCHW[:images].to(device),
-        dataset.train.labels_N[:images].to(device),
+        dataset.train.images_NCHW[rows].to(device),
+        dataset.train.labels_N[rows].to(device),
     )
     with seeded(config.seed):
         training._step(*batch, draws)  # makes the optimizer's state
