@@ -5,6 +5,7 @@ Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the work f
 """
 
 import sys
+import warnings
 
 import typer
 
@@ -36,6 +37,7 @@ def _register() -> None:
 def main() -> None:
     """Entry point of the ``raysearch`` command."""
     _register()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about images that we name ourselves
     try:
         app()
     except RaysearchError as error:

@@ -28,8 +28,7 @@ class Header(NamedTuple):
 def read_header(data: bytes) -> Header:
     """Size as displayed, and whether it is gray, from the first bytes. Raises `BadImage`."""
     with _opened(data) as image:
-        swapped = image.getexif().get(0x0112, 1) >= 5
-        size = image.size[::-1] if swapped else image.size
+        size = image.size[::-1] if _orientation(image) >= 5 else image.size
         return Header(*size, gray=image.mode in _GRAY_MODES)
 
 
@@ -93,10 +92,16 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
+def _orientation(image: Image.Image) -> int:
+    """As EXIF numbers it; 1, upright, where that part of the file cannot be read."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # as in `_opened`
+        return 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(0x0112, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

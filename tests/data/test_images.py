@@ -139,3 +139,19 @@ def test_image_bomb_is_refused_from_its_header():
     bomb[29:33] = zlib.crc32(bomb[12:29]).to_bytes(4, "big")
     with pytest.raises(BadImage, match="9000x9000 pixels; at most 64,000,000"):
         decode(bytes(bomb), (8, 8), 1)
+
+
+def test_an_orientation_that_cannot_be_read_counts_as_upright():
+    """Its count says more bytes than the file has."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(np.zeros((4, 6), np.uint8), exif=exif)
+    entry = b"\x01\x12\x00\x03\x00\x00\x00\x01"  # tag, type short, count 1
+    assert data.count(entry) == 1
+    broken = data.replace(entry, entry[:4] + b"\x7f\xff\xff\xff")
+    start = broken.index(b"eXIf")
+    size = int.from_bytes(broken[start - 4 : start], "big")
+    check = zlib.crc32(broken[start : start + 4 + size]).to_bytes(4, "big")
+    broken = broken[: start + 4 + size] + check + broken[start + 8 + size :]
+    assert read_header(broken)[:2] == (6, 4)
+    assert decode(broken, (4, 6), 1).shape == (1, 4, 6)

@@ -157,7 +157,7 @@ def test_shard_whose_offsets_lead_out_of_the_file_is_refused_not_followed(tmp_pa
     make(tmp_path)
     path = tmp_path / "train-00000.arrow"
     split = open_shards(tmp_path).split("train")
-    ends = np.cumsum([0, *(len(name) for name in split.sources)]).astype("<i4").tobytes()
+    ends = np.cumsum([0, *(len(name.encode()) for name in split.sources)]).astype("<i4").tobytes()
     data = path.read_bytes()
     assert data.count(ends) == 1
     at = data.index(ends) + 4

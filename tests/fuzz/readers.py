@@ -42,7 +42,6 @@ def readers(work: Path) -> dict[str, Reader]:
     from safetensors.torch import load_file
 
     from raysearch.ensemble import assembly, graphfile, manifest
-    from raysearch.ensemble.inputs import read_images
     from raysearch.probabilities import read_probabilities
     from raysearch.space.loading import load_space
     from raysearch.train.trial import TrialRecord
@@ -69,16 +68,29 @@ def readers(work: Path) -> dict[str, Reader]:
         "probabilities": Reader(1500, ["validation.arrow"], lambda p: use(read_probabilities(p))),
         "manifest.json": Reader(800, ["manifest.json"], read_shards, True),
         "shard": Reader(1200, ["train-00000.arrow"], read_shards),
-        "image": Reader(
-            3000, pictures, lambda path: list(read_images([path], (3, 24, 24), lambda *_: None))
-        ),
-        "zip": Reader(
-            500,
-            ["pictures.zip"],
-            lambda path: list(read_images([path], (1, 24, 24), lambda *_: None)),
-        ),
+        "image": Reader(3000, pictures, read_picture),
+        "zip": Reader(500, ["pictures.zip"], read_zip),
         "yaml": Reader(300, ["space.yaml"], load_space, True),
     }
+
+
+def read_picture(path: Path) -> None:
+    """As an import does, header first, and as `raysearch predict`."""
+    from raysearch.data.images import BadImage, decode, read_header
+    from raysearch.errors import DataError
+
+    try:
+        read_header(path.read_bytes())
+        decode(path.read_bytes(), (24, 24), 3)
+    except BadImage as error:
+        raise DataError(str(error)) from None
+
+
+def read_zip(path: Path) -> None:
+    """A damaged member is named and left out, so that only the rest can be wrong."""
+    from raysearch.ensemble.inputs import read_images
+
+    list(read_images([path], (1, 24, 24), lambda name, reason: None))
 
 
 def use(probabilities) -> None:
