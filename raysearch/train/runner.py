@@ -166,8 +166,8 @@ class Recorder:
             return ""
         best = min(self.rows, key=lambda row: row["validation_log_loss"])
         return (
-            f"early_stopping: no lower validation log loss for {patience} epochs; the lowest was "
-            f"that of epoch {best['epoch']}, and {self.epochs} epochs were planned"
+            f"early_stopping {patience}: validation log loss was lowest after epoch "
+            f"{best['epoch']}; {self.epochs} epochs were planned"
         )
 
     def finish(self, status: str, error: str = "", stopped: str = "") -> str:

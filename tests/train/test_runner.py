@@ -201,10 +201,7 @@ def test_early_end_is_completed_and_says_why(tmp_path, monkeypatch):
     assert run(tmp_path, config, report=reported.append) == "completed"
     assert [(m["epoch"], m["epochs"]) for m in reported] == [(1, 5), (2, 5), (3, 5), (4, 4)]
     files = TrialFolder(tmp_path)
-    why = (
-        "early_stopping: no lower validation log loss for 2 epochs; the lowest was that of "
-        "epoch 2, and 5 epochs were planned"
-    )
+    why = "early_stopping 2: validation log loss was lowest after epoch 2; 5 epochs were planned"
     expected = {"status": "completed", "epochs": 4, "error": "", "stopped": why}
     assert files.read_status() == expected
     kept = read_probabilities(files.validation)
