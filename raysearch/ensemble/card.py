@@ -49,7 +49,7 @@ neither training nor selection has seen.
 {_member_table(manifest)}
 
 Ensemble temperature {manifest.temperature:.4g}.
-
+{_cost_lines(manifest.cost)}
 ## Data
 
 {_data_lines(manifest)}
@@ -112,6 +112,24 @@ def _member_table(manifest: Manifest) -> str:
             f"| {member.temperature:.4g} | {member.params:,} |"
         )
     return "\n".join(rows)
+
+
+def _cost_lines(cost: dict[str, Any]) -> str:
+    """What the whole costs, with the machine that its latency holds for; nothing if unknown."""
+    if "params" not in cost:
+        return ""
+    where = f"{cost['machine']['cpu']}, {cost['machine']['cores']} cores"
+    return f"""
+## Cost
+
+| Parameters | Weights | FLOPs, 1 image | Time, 1 image | Time, 64 images |
+|---:|---:|---:|---:|---:|
+| {cost["params"]:,} | {cost["bytes"] / 1e6:.1f} MB | {cost["flops"] / 1e6:,.0f} M \
+| {cost["latency_ms"]:.2f} ms | {cost["latency_64_ms"]:.1f} ms |
+
+Times of `model.onnx` in ONNX Runtime {cost["machine"]["onnxruntime"]} ({where}). FLOPs are of
+matrix products and convolutions, a multiplication and an addition being two.
+"""
 
 
 def _data_lines(manifest: Manifest) -> str:

@@ -75,6 +75,9 @@ class Manifest(_Part):
     class_shares: dict[str, Annotated[float, Field(ge=0, le=1)]]
     """Share of each class among the validation images."""
     scores: dict[str, Any]
+    cost: dict[str, Any] = {}
+    """``params``, ``bytes``, ``flops`` of one image; ``latency_ms`` of one image and
+    ``latency_64_ms`` of 64 at once, measured with ONNX Runtime on the ``machine`` of the export."""
     data: dict[str, Any]
     versions: dict[str, str]
 

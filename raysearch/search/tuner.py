@@ -57,7 +57,7 @@ def run_search(
         seed=seed,
         deadline=deadline,
     )
-    progress = Progress(str(run), plan.trials, console, deadline)
+    progress = Progress(run, data, plan.trials, console, deadline)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
     payload = {"run": str(run), "data": str(data), "threads": plan.threads}
     trainable = make_trainable(plan, payload, staging)
