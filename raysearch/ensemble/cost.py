@@ -101,7 +101,8 @@ class CostTable:
         """Of each set of weights, run on the views of the member that needs the most of them."""
         chosen = np.asarray(members, np.int64)
         cost_W = np.zeros(self.networks)
-        np.maximum.at(cost_W, self.weights_N[chosen], self._cost_N[unit][chosen])
+        with np.errstate(invalid="ignore"):  # NaN stays NaN: not measured
+            np.maximum.at(cost_W, self.weights_N[chosen], self._cost_N[unit][chosen])
         return cost_W
 
 

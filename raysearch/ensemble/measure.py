@@ -237,7 +237,9 @@ def _antialiased(graph: Any, x: Any, size: Any, align_corners: Any, *scales: Any
     none = graph.op("Constant", value_t=torch.tensor([]))
     batch_and_channels = graph.op("Slice", graph.op("Shape", x), constant(0), constant(2))
     sizes = graph.op("Concat", batch_and_channels, size, axis_i=0)
-    return graph.op("Resize", x, none, none, sizes, antialias_i=1, mode_s="linear")
+    return graph.op(
+        "Resize", x, none, none, sizes, antialias_i=1, exclude_outside_i=1, mode_s="linear"
+    )
 
 
 def _folders(run: Path | str) -> dict[int, TrialFolder]:
