@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 
 from raysearch import __version__
+from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
 from raysearch.errors import ArtifactError, ConfigError, RunError
@@ -26,6 +27,7 @@ from raysearch.files import write_json, write_text
 from raysearch.search.plan import Estimate, Plan, estimate, free_disk, local_resources, make_plan
 from raysearch.space import SearchSpace, load_space
 from raysearch.train.trial import trial_folders
+from raysearch.yamlfile import parse_yaml
 
 ENDING_SHARE, ENDING_SECONDS = 0.1, (20, 300)
 """Part of a time budget that is kept for selection, export and report, and its bounds."""
@@ -65,7 +67,7 @@ def prepare(
     Without ``data``, synthetic faces are drawn into ``scratch``.
     """
     folder = resolve_data(data, scratch)
-    shards = open_shards(folder)
+    shards = open_shards(folder, verify=False)
     cpus, gpus = local_resources()
     plan = make_plan(
         space,
@@ -82,11 +84,41 @@ def prepare(
         space=space,
         data=folder,
         synthetic=shards.manifest["source"].get("found") == "synthetic",
-        dataset=load_dataset(folder),
+        dataset=_open_dataset(space, folder),
         plan=plan,
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
     )
+
+
+def check_starts(prepared: Prepared) -> None:
+    """Read all weights that trials can start from, and hold them against their networks, so that
+    no trial fails for them; a hub is asked here first. Says on stderr what was found.
+
+    Raises `ConfigError` or `RunError`.
+    """
+    from raysearch.models.registry import check_model
+    from raysearch.train.start import POINTLESS, fit_start, is_pointless, read_start, start_field
+
+    channels, classes = prepared.dataset.shape[0], prepared.dataset.classes
+    distinct = {
+        (train.model.model_dump_json(), train.image_size, train.pretrained, train.init_from): train
+        for train in prepared.space.starts
+        if start_field(train)
+    }
+    for train in distinct.values():
+        weights = read_start(train)
+        network = check_model(train.model, train.image_size, channels, len(classes))
+        fitted = fit_start(weights, train, channels, classes, network)
+        print(f"{train.model.name} starts from {weights.source}: {fitted}", file=sys.stderr)
+    if any(is_pointless(train) for train in prepared.space.starts):
+        print(POINTLESS, file=sys.stderr)
+
+
+def _open_dataset(space: SearchSpace, folder: Path) -> Dataset:
+    """The classes that ``space`` names; nothing here needs all images in memory."""
+    with classes_located(parse_yaml(space.source_text, str(space.path)), "train"):
+        return load_dataset(folder, classes=space.constants.get("classes"), images_on="host")
 
 
 def resolve_data(data: str | None, scratch: Path) -> Path:
@@ -123,9 +155,11 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "command": " ".join(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": prepared.space.path.name,
+        "space_folder": str(prepared.space.folder),
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
+        "classes": list(prepared.dataset.classes),
         "seed": prepared.seed,
         "limits": vars(limits),
         "versions": versions(),
@@ -192,7 +226,11 @@ def conclude(run: Path, console: Console) -> dict[str, Any]:
     write_leaderboard(run)
     if not any(folder.validation.exists() for folder in trial_folders(run)):
         raise RunError(no_result(run))
-    console.print("selecting the ensemble, exporting it and checking the export", highlight=False)
+    console.print(
+        "selecting the ensemble, exporting it and checking the export",
+        highlight=False,
+        soft_wrap=True,
+    )
     report = build_ensemble(run).to_json()
     write_json(run / "ensemble_report.json", report)
     write_report(run)
@@ -229,7 +267,8 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
 def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Prepared, bool]:
     """What `execute` needs to go on with ``run``, and whether anything is left to do."""
     description = read_run(run)
-    space = load_space(run / "space.yaml")
+    folder = Path(description.get("space_folder", run))
+    space = load_space(run / "space.yaml", folder=folder, look=False)
     limits = Limits(**description["limits"])
     limits = replace(
         limits, trials=trials or limits.trials, time_budget=time_budget or limits.time_budget
@@ -243,6 +282,8 @@ def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Pr
             "Scores on the two cannot be compared: start a new run."
         )
     statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
+    if len(statuses) < prepared.plan.trials:
+        check_starts(prepared)
     unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
     return prepared, unfinished or len(statuses) < prepared.plan.trials
 

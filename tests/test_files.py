@@ -20,6 +20,10 @@ from pathlib import Path
 def die(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGKILL)
 
+def die_at_folder(path):
+    if path.is_dir():
+        die()
+
 def half(path, text, **kwargs):
     with open(path, "w") as file:
         file.write(text[: len(text) // 2])
@@ -31,7 +35,7 @@ MOMENTS = {
     "inside the write": "Path.write_text = half",
     "before the sync": "os.fsync = die",
     "before the rename": "os.replace = os.rename = die",
-    "after the rename": "import raysearch.files; raysearch.files.sync_folder = die",
+    "after the rename": "import raysearch.files; raysearch.files.sync = die_at_folder",
 }
 
 

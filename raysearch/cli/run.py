@@ -64,6 +64,7 @@ def tune(
     )
     scratch = Path(storage).resolve() / "synthetic-faces"
     prepared = pipeline.prepare(loaded, data, limits, seed, scratch)
+    pipeline.check_starts(prepared)
     if dry_run:
         _print_plan(pipeline.dry_run(prepared), as_json)
         return
@@ -111,7 +112,7 @@ def status(
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file of one training configuration.")],
+    config: Annotated[Path, typer.Argument(help="YAML file of one training run, or a baseline.")],
     data: Annotated[str, typer.Option(help="Folder of shards, or anything to import.")],
     out: Annotated[Path | None, typer.Option(help="Folder of the trial; resumed if it is.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
@@ -119,16 +120,19 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration, without a search and without Ray."""
-    from raysearch.configfile import load_train_config
+    from raysearch.configfile import classes_located, load_train_config
     from raysearch.pipeline import resolve_data
+    from raysearch.space import resolve_config
     from raysearch.train.device import default_device
     from raysearch.train.single import train_one
+    from raysearch.yamlfile import load_yaml
 
     changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
-    loaded = load_train_config(config).model_copy(update=changes)
+    loaded = load_train_config(resolve_config(config)).model_copy(update=changes)
     folder = out or Path("results") / "train" / config.stem
     shards = resolve_data(data, Path("results/synthetic-faces"))
-    result = train_one(loaded, shards, folder, default_device(), _stderr())
+    with classes_located(load_yaml(config)):
+        result = train_one(loaded, shards, folder, default_device(), _stderr())
     if as_json:
         print(json.dumps(result))
         return

@@ -1,19 +1,13 @@
-"""What readers hand over: batches of decoded rows, made by a few threads, in source order."""
+"""What readers hand over: batches of decoded rows, in source order."""
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from os import cpu_count
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 
 from raysearch.data.images import Header
 from raysearch.data.shards import digests_of
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -27,16 +21,16 @@ class Batch:
     digests_N16: np.ndarray
     labels: Sequence[str]
     splits: Sequence[str]
-    sources: Sequence[str]
-    rejected: Sequence[tuple[str, str]]
+    sources: Sequence
+    rejected: Sequence[tuple]
 
     @staticmethod
     def of(
         images_NCHW: np.ndarray,
         labels: Sequence[str],
         splits: Sequence[str],
-        sources: Sequence[str],
-        rejected: Sequence[tuple[str, str]],
+        sources: Sequence,
+        rejected: Sequence[tuple],
     ) -> "Batch":
         images_NCHW = np.ascontiguousarray(images_NCHW)
         digests = digests_of(images_NCHW)
@@ -60,19 +54,3 @@ class Reader(Protocol):
     def class_names(self) -> set[str]: ...
 
     def read(self, shape: tuple[int, int, int]) -> Iterator[Batch]: ...
-
-
-def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """``map(function, items)`` on threads, with few results waiting at a time."""
-    workers = min(8, cpu_count() or 1)
-    waiting: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > 2 * workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

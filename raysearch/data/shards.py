@@ -9,22 +9,20 @@ memory-mapped shard is one contiguous array.
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from raysearch.data.batches import REMEDY, read_batch, values_of, write_batch
+from raysearch.data.batches import REMEDY, write_batch
+from raysearch.data.classes import check_names
+from raysearch.data.manifest import FORMAT, MANIFEST, SPLITS, VERSION, read_manifest
+from raysearch.data.reading import Split
 from raysearch.errors import DataError, did_you_mean
-from raysearch.files import sha256_of, write_json
+from raysearch.files import sha256_of, sync, write_json
 
-FORMAT = "raysearch-shards"
-VERSION = 1
-MANIFEST = "manifest.json"
-SPLITS = ("train", "validation", "test")
 SHARD_BYTES = 128 * 2**20
 
 
@@ -41,57 +39,16 @@ def digests_of(images_NCHW: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Split:
-    """The rows of one split in order, read from its memory-mapped shards on first use."""
-
-    name: str
-    digest: str
-    """Hex; names the images and labels of the split in order, whatever the shard size."""
-    paths: tuple[Path, ...]
-    rows: int
-    shape: tuple[int, int, int]
-
-    def __len__(self) -> int:
-        return self.rows
-
-    @cached_property
-    def _batches(self) -> list[pa.RecordBatch]:
-        return [read_batch(path) for path in self.paths]
-
-    @cached_property
-    def images_NCHW(self) -> np.ndarray:
-        """uint8 [N, C, H, W], read-only: a view of the file where the split is one shard."""
-        parts = [batch.column("image").to_numpy_ndarray() for batch in self._batches]
-        return _joined(parts, np.empty((0, *self.shape), np.uint8))
-
-    @cached_property
-    def labels_N(self) -> np.ndarray:
-        """int64 [N], positions in `Shards.classes`."""
-        parts = [values_of(batch.column("label"), np.int16) for batch in self._batches]
-        return _joined(parts, np.empty(0, np.int16)).astype(np.int64)
-
-    @cached_property
-    def digests_N16(self) -> np.ndarray:
-        """uint8 [N, 16]."""
-        parts = [values_of(batch.column("digest"), "V16") for batch in self._batches]
-        parts = [part.view(np.uint8).reshape(-1, 16) for part in parts]
-        return _joined(parts, np.empty((0, 16), np.uint8))
-
-    @cached_property
-    def sources(self) -> Sequence[str]:
-        """Where each row came from: a file name, or ``file.csv:row``."""
-        return [name for batch in self._batches for name in batch.column("source").to_pylist()]
-
-
-@dataclass(frozen=True)
 class Shards:
-    """An open data folder."""
+    """An open data folder, or a view of some of its classes."""
 
     path: Path
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     fingerprint: str
     manifest: dict[str, Any]
+    kept: tuple[int, ...] | None = None
+    """Of a view: the classes' labels in the files."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -105,7 +62,32 @@ class Shards:
             raise DataError(f"{self.path} has no split {name!r}{hint}: {', '.join(self.splits)}.")
         entry = self.manifest["splits"][name]
         paths = tuple(self.path / shard["file"] for shard in entry["shards"])
-        return Split(name, entry["digest"], paths, entry["rows"], self.shape)
+        return Split(name, entry["digest"], paths, entry["rows"], self.shape, self.kept)
+
+    def subset(self, classes: Sequence[str] | None) -> "Shards":
+        """A view of the rows of these ``classes``, labels numbered in this order; None: all.
+
+        It equals in everything, its digests and fingerprint too, what an import of these rows
+        alone would be. Raises `ClassError` for a class that the data does not have.
+        """
+        if classes is None or tuple(classes) == self.classes:
+            return self
+        check_names(classes, self.classes)
+        kept = tuple(self.classes.index(name) for name in classes)
+        if self.kept is not None:
+            kept = tuple(self.kept[label] for label in kept)
+        splits = {}
+        for name in self.splits:
+            split = replace(self.split(name), kept=kept)
+            shards = self.manifest["splits"][name]["shards"]
+            splits[name] = _split_entry(classes, split.labels_N, split.digests_N16, shards)
+        fingerprint = _fingerprint(classes, self.shape, splits)
+        manifest = self.manifest | {
+            "classes": list(classes),
+            "fingerprint": fingerprint,
+            "splits": splits,
+        }
+        return Shards(self.path, tuple(classes), self.shape, fingerprint, manifest, kept)
 
 
 def open_shards(folder: Path | str, verify: bool = True) -> Shards:
@@ -115,21 +97,18 @@ def open_shards(folder: Path | str, verify: bool = True) -> Shards:
     folder that holds no imported data.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
-    try:
-        shards = Shards(
-            path=folder,
-            classes=tuple(manifest["classes"]),
-            shape=tuple(manifest["shape"]),
-            fingerprint=manifest["fingerprint"],
-            manifest=manifest,
-        )
-        entries = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-        expected = _fingerprint(manifest["classes"], manifest["shape"], manifest["splits"])
-        for entry in entries:
+    manifest = read_manifest(folder)
+    shards = Shards(
+        path=folder,
+        classes=tuple(manifest["classes"]),
+        shape=tuple(manifest["shape"]),
+        fingerprint=manifest["fingerprint"],
+        manifest=manifest,
+    )
+    for split in manifest["splits"].values():
+        for entry in split["shards"]:
             _check_shard(folder, entry, verify)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / MANIFEST} lacks the entry {error}. {REMEDY}") from None
+    expected = _fingerprint(manifest["classes"], manifest["shape"], manifest["splits"])
     if shards.fingerprint != expected:
         raise DataError(f"{folder / MANIFEST} was edited: its fingerprint is wrong. {REMEDY}")
     return shards
@@ -158,17 +137,21 @@ def write_shards(
     shape = list(images_NCHW.shape[1:])
     size = rows_per_shard or max(1, SHARD_BYTES // int(np.prod(shape)))
     splits = {}
-    for name in SPLITS:
-        rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
-        shards = []
-        for number, start in enumerate(range(0, len(rows), size)):
-            part = rows[start : start + size]
-            path = folder / f"{name}-{number:05d}.arrow"
-            names = [sources[row] for row in part]
-            images = images_NCHW[_slice_or_rows(part)]
-            write_batch(path, images, labels_N[part], names, digests_N16[part])
-            shards.append(_shard_entry(path, len(part)))
-        splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
+    with ThreadPoolExecutor() as hashing:
+        for name in SPLITS:
+            rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
+            shards = []
+            for number, start in enumerate(range(0, len(rows), size)):
+                part = rows[start : start + size]
+                path = folder / f"{name}-{number:05d}.arrow"
+                names = [sources[row] for row in part]
+                images = images_NCHW[_slice_or_rows(part)]
+                write_batch(path, images, labels_N[part], names, digests_N16[part])
+                shards.append(hashing.submit(_shard_entry, path, len(part)))
+                sync(path)  # while it is hashed
+            splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
+    for entry in splits.values():
+        entry["shards"] = [shard.result() for shard in entry["shards"]]
     manifest = {
         "format": FORMAT,
         "version": VERSION,
@@ -188,7 +171,7 @@ def _shard_entry(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _split_entry(
-    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list[dict]
+    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list
 ) -> dict[str, Any]:
     counts = np.bincount(labels_N, minlength=len(classes)).tolist()
     return {
@@ -215,38 +198,8 @@ def _fingerprint(classes: Sequence[str], shape: Sequence[int], splits: Mapping) 
     return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
 
 
-def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
-    if len(parts) > 1:
-        return np.concatenate(parts)
-    return parts[0] if parts else empty
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not folder.exists():
-        raise DataError(f"There is no {folder}. Make it with `raysearch data import`.")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{folder} is no folder of imported data: it holds no {MANIFEST}. "
-            f"Did you mean to run `raysearch data import {folder} --out DIR` first?"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). {REMEDY}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path} is not a manifest of imported data (format {FORMAT!r}).")
-    if manifest.get("version") != VERSION:
-        raise DataError(
-            f"{folder} has format version {manifest.get('version')!r}; "
-            f"this raysearch reads version {VERSION}. Import the data again with "
-            "`raysearch data import`, or use the raysearch that wrote it."
-        )
-    return manifest
-
-
 def _check_shard(folder: Path, entry: Mapping[str, Any], verify: bool) -> None:
-    path = folder / Path(entry["file"]).name
+    path = folder / entry["file"]
     if not path.is_file():
         raise DataError(f"The shard {path} is missing. {REMEDY}")
     size = path.stat().st_size

@@ -11,7 +11,8 @@ from raysearch.data import images
 from raysearch.data.containers import Container, Folder, Unreadable, Zip, read
 from raysearch.data.images import BadImage, Header
 from raysearch.data.layouts import SPLIT_NAMES, Layout, read_layout
-from raysearch.data.rows import Batch, Reader, in_order
+from raysearch.data.parallel import in_order
+from raysearch.data.rows import Batch, Reader
 from raysearch.data.tables import LINE, TableReader, read_columns
 from raysearch.data.tarballs import Bounded, Tarball, is_tar
 from raysearch.errors import DataError
@@ -90,7 +91,8 @@ def open_source(path: Path) -> list[tuple[str, Reader]]:
     if name.endswith(".csv.gz"):
         return [("", TableReader(path.name, lambda: Bounded(gzip.open(path), path), 0))]
     if name.endswith(".csv"):
-        return [("", TableReader(path.name, lambda: open(path, "rb"), path.stat().st_size))]
+        size = path.stat().st_size
+        return [("", TableReader(path.name, lambda: open(path, "rb"), size, plain=True))]
     raise DataError(
         f"{path} is not read: give a folder or a .zip of class folders, or FER2013's table as "
         ".csv, .csv.gz, .zip or .tar.gz."

@@ -1,34 +1,26 @@
-"""FER2013's CSV: ``emotion,pixels[,Usage]`` in any column order, a row an image.
+"""FER2013's CSV: ``emotion,pixels[,Usage]`` in any column order, a row an image."""
 
-The pixels are parsed twelve rows at a time with whole-array byte arithmetic: every byte's value
-as the last digit of a number is computed, and the ones before a separator are kept. Whatever is
-not plainly right is parsed again row by row, for a verdict in words.
-"""
-
+import mmap
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 from math import isqrt
 from typing import IO
 
-import numpy as np
-
 from raysearch.data.containers import READ_ERRORS
 from raysearch.data.images import Header, resized
 from raysearch.data.layouts import FER_CLASSES, USAGES
-from raysearch.data.rows import Batch, in_order
+from raysearch.data.parallel import in_order, in_processes
+from raysearch.data.pixels import BadRow, parse_pixels
+from raysearch.data.rows import Batch
 from raysearch.errors import DataError
 
 BLOCK = 4 * 2**20
 LINE = 64 * 2**20
-ROWS_AT_ONCE = 12
 _BLANK = b' "\t\r'
-
-
-class BadRow(Exception):
-    """Why a row cannot be used, in a few words for ``rejected.csv``."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +46,16 @@ def read_columns(line: bytes) -> Columns | None:
 
 
 class TableReader:
-    """Rows of one CSV. ``open_file`` opens it for reading from the start."""
+    """Rows of one CSV. ``open_file`` opens it for reading from the start.
 
-    def __init__(self, title: str, open_file: Callable[[], IO[bytes]], size: int) -> None:
+    A ``plain`` file can be read from any place: it is parsed by several processes.
+    """
+
+    def __init__(
+        self, title: str, open_file: Callable[[], IO[bytes]], size: int, plain: bool = False
+    ) -> None:
         self.title = title
-        self._open = open_file
+        self._open, self._plain = open_file, plain
         with self._opened() as file:
             columns = read_columns(file.readline(LINE))
             lines = [file.readline(LINE) for _ in range(100)]
@@ -84,7 +81,18 @@ class TableReader:
         return [Header(self._side, self._side, gray=True)]
 
     def read(self, shape: tuple[int, int, int]) -> Iterator[Batch]:
-        return in_order(lambda block: self._parse(*block, shape), self._blocks())
+        if self._plain:
+            with self._opened() as file:
+                table = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            edges = [_next_line(table, place) for place in range(0, len(table) + BLOCK, BLOCK)]
+            parsed = in_processes(lambda ends: self._parse(table, *ends, shape), pairwise(edges))
+        else:
+            blocks = self._blocks()
+            parsed = in_order(lambda block: self._parse(block, 0, len(block), shape), blocks)
+        number = 2
+        for batch, lines in parsed:
+            yield self._placed(batch, number)
+            number += lines
 
     @contextmanager
     def _opened(self) -> Iterator[IO[bytes]]:
@@ -96,135 +104,92 @@ class TableReader:
                 f"{self.title} cannot be read to its end ({error}). Copy or download it again."
             ) from None
 
-    def _blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Whole lines in blocks of about ``BLOCK`` bytes, each with its first line's number.
+    def _blocks(self) -> Iterator[bytes]:
+        """All lines but the first, whole, in blocks of about ``BLOCK`` bytes.
 
         (A line longer than ``LINE`` is cut, so that its row is refused.)
         """
         with self._opened() as file:
             file.readline(LINE)
-            number = 2
             while block := file.read(BLOCK) + file.readline(LINE):
-                yield number, block
-                number += block.count(b"\n")
+                yield block
 
-    def _parse(self, number: int, block: bytes, shape: tuple[int, int, int]) -> Batch:
+    def _parse(
+        self, text: bytes | mmap.mmap, start: int, stop: int, shape: tuple[int, int, int]
+    ) -> tuple[Batch, int]:
+        """The rows of ``text[start:stop]``, with their lines within it as sources, and how many
+        lines end in it."""
         pixels, labels, splits, sources, rejected = [], [], [], [], []
-        for offset, (start, stop) in enumerate(_lines(block)):
-            where = f"{self.title}:{number + offset}"
+        line = 0
+        while start < stop:
+            end = text.find(b"\n", start, stop)
+            end = stop if end < 0 else end
             try:
-                label, text, split = _fields(block, start, stop, self._columns)
+                label, numbers, split = _fields(text, start, end, self._columns)
             except BadRow as error:
-                if block[start:stop].strip():
-                    rejected.append((where, str(error)))
-                continue
-            pixels.append(text)
-            labels.append(label)
-            splits.append(split)
-            sources.append(where)
+                if text[start : min(end, start + LINE)].strip():
+                    rejected.append((line, str(error)))
+            else:
+                pixels.append(numbers)
+                labels.append(label)
+                splits.append(split)
+                sources.append(line)
+            line += end < stop
+            start = end + 1
         images, bad = parse_pixels(pixels, self._side)
         if bad:
             rejected += [(sources[row], why) for row, why in bad.items()]
             kept = [row for row in range(len(pixels)) if row not in bad]
             labels, splits, sources = ([x[row] for row in kept] for x in (labels, splits, sources))
-        return Batch.of(resized(images[:, None], shape), labels, splits, sources, rejected)
+        images = resized(images[:, None], shape)
+        return Batch.of(images, labels, splits, sources, rejected), line
+
+    def _placed(self, batch: Batch, number: int) -> Batch:
+        """``batch`` with the file's lines as sources; its first line is the file's ``number``."""
+        sources = [f"{self.title}:{number + line}" for line in batch.sources]
+        rejected = [(f"{self.title}:{number + line}", why) for line, why in batch.rejected]
+        return replace(batch, sources=sources, rejected=rejected)
 
 
-def parse_pixels(texts: Sequence[bytes], side: int) -> tuple[np.ndarray, dict[int, str]]:
-    """uint8 [N, side, side] of the good rows, and why each bad one is bad.
-
-    A good row is exactly side * side integers from 0 to 255 between blanks.
-    """
-    count = side * side
-    parts: list[np.ndarray] = [np.empty(0, np.uint8)]
-    bad = {}
-    for start in range(0, len(texts), ROWS_AT_ONCE):
-        chunk = texts[start : start + ROWS_AT_ONCE]
-        values = _parse_plain(chunk, count)
-        if values is not None:
-            parts.append(values)
-            continue
-        for row, text in enumerate(chunk, start):
-            try:
-                parts.append(_parse_carefully(text, count))
-            except BadRow as error:
-                bad[row] = str(error)
-    return np.concatenate(parts).reshape(-1, side, side), bad
+def _next_line(table: mmap.mmap, place: int) -> int:
+    """Where the first line but the table's first begins at byte ``place`` or after."""
+    end = table.find(b"\n", max(0, place - 1))
+    return len(table) if end < 0 else end + 1
 
 
-def _parse_plain(texts: Sequence[bytes], count: int) -> np.ndarray | None:
-    """The numbers of rows of ``count`` each between spaces; None if anything is amiss."""
-    text = np.frombuffer(b"   " + b" ".join(texts) + b" ", np.uint8)
-    digit = text - np.uint8(48)
-    is_digit = digit < 10
-    is_space = text == 32
-    if not (is_digit | is_space).all():
-        return None
-    one = is_digit.view(np.uint8)
-    digit *= one
-    last = is_digit[3:-1] & is_space[4:]
-    below_hundred = digit[2:-2] * np.uint8(10)
-    below_hundred += digit[3:-1]
-    hundreds = digit[1:-3] * one[2:-2]
-    hundreds *= one[3:-1]
-    four_digits = is_digit[3:-1] & is_digit[2:-2] & is_digit[1:-3] & is_digit[:-4]
-    if hundreds.max() > 2 or four_digits.any():
-        return None
-    hundreds *= np.uint8(100)
-    hundreds += below_hundred
-    if (hundreds < below_hundred).any():  # 256 to 299 wrapped around
-        return None
-    start = 0
-    for row in texts:
-        if np.count_nonzero(last[start : start + len(row)]) != count:
-            return None
-        start += len(row) + 1
-    return np.compress(last, hundreds)
-
-
-def _parse_carefully(text: bytes, count: int) -> np.ndarray:
-    numbers = text.split()
-    if len(numbers) != count:
-        raise BadRow(f"{len(numbers):,} pixels, not {count:,}")
-    for position, number in enumerate(numbers, 1):
-        if not number.isdigit():
-            shown = number[:20].decode("utf-8", "replace")
-            raise BadRow(f"pixel {position} is {shown!r}, not an integer from 0 to 255")
-        if len(number) > 9 or int(number) > 255:
-            shown = number[:20].decode()
-            raise BadRow(f"pixel {position} is {shown}, not from 0 to 255")
-    return np.array(numbers, dtype=np.uint8)
-
-
-def _lines(block: bytes) -> Iterator[tuple[int, int]]:
-    """Where each line starts and stops. (Cutting lines out would copy the whole table.)"""
-    start = 0
-    while start < len(block):
-        stop = block.find(b"\n", start)
-        stop = len(block) if stop < 0 else stop
-        yield start, stop
-        start = stop + 1
-
-
-def _fields(block: bytes, start: int, stop: int, columns: Columns) -> tuple[str, bytes, str]:
+def _fields(
+    text: bytes | mmap.mmap, start: int, stop: int, columns: Columns
+) -> tuple[str, bytes, str]:
     """Class, pixel text and split ("" without a Usage column) of one row. Raises `BadRow`."""
-    edges = [start - 1]
-    while (comma := block.find(b",", edges[-1] + 1, stop)) >= 0:
-        edges.append(comma)
-    edges.append(stop)
-    if len(edges) - 1 != columns.count:
-        raise BadRow(f"{len(edges) - 1} columns, not {columns.count}")
-    fields = [block[a + 1 : b].strip(_BLANK) for a, b in pairwise(edges)]
-    emotion = fields[columns.emotion]
+    if stop - start > LINE:
+        raise BadRow(f"a line of {stop - start:,} bytes")
+    fields = []
+    while (comma := text.find(b",", start, stop)) >= 0:
+        fields.append(text[start:comma])
+        start = comma + 1
+    fields.append(text[start:stop])
+    if len(fields) != columns.count:
+        raise BadRow(f"{len(fields)} columns, not {columns.count}")
+    label = _class_of(fields[columns.emotion])
+    split = _split_of(fields[columns.usage]) if columns.usage >= 0 else ""
+    return label, fields[columns.pixels].strip(_BLANK), split
+
+
+@cache
+def _class_of(field: bytes) -> str:
+    emotion = field.strip(_BLANK)
     if not (emotion.isdigit() and len(emotion) < 4 and int(emotion) < len(FER_CLASSES)):
         raise BadRow(f"emotion is {emotion[:20].decode('utf-8', 'replace')!r}, not 0 to 6")
-    split = ""
-    if columns.usage >= 0:
-        usage = fields[columns.usage].decode("utf-8", "replace")
-        split = USAGES.get(usage.casefold(), "")
-        if not split:
-            raise BadRow(f"Usage is {usage[:20]!r}, not Training, PublicTest or PrivateTest")
-    return FER_CLASSES[int(emotion)], fields[columns.pixels], split
+    return FER_CLASSES[int(emotion)]
+
+
+@cache
+def _split_of(field: bytes) -> str:
+    usage = field.strip(_BLANK).decode("utf-8", "replace")
+    split = USAGES.get(usage.casefold(), "")
+    if not split:
+        raise BadRow(f"Usage is {usage[:20]!r}, not Training, PublicTest or PrivateTest")
+    return split
 
 
 def _infer_side(lines: Sequence[bytes], columns: Columns, title: str) -> int:

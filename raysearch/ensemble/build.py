@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from raysearch.data.classes import ClassError
 from raysearch.data.shards import Shards, open_shards
 from raysearch.ensemble.account import EnsembleReport, describe
 from raysearch.ensemble.calibration import calibrate
 from raysearch.ensemble.cost import Budget, CostTable, NetworkCost, unaffordable
 from raysearch.ensemble.estimate import Ensemble, fit_ensemble, nested_estimate
+from raysearch.ensemble.evaluation import scores_without_twins
 from raysearch.ensemble.front import budgeted_ensembles, pareto_front
 from raysearch.ensemble.library import Library, load_library
 from raysearch.ensemble.manifest import Manifest
@@ -72,16 +74,23 @@ def build_ensemble(
 
 
 def open_data(run: Path) -> Shards:
-    """The shards that ``run`` was searched on. Raises `ArtifactError` or `DataError`."""
+    """The shards that ``run`` was searched on, of its classes alone. Raises `ArtifactError` or
+    `DataError`."""
     path = run / "run.yaml"
     try:
-        folder = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+        folder = Path(description["data"])
     except (OSError, TypeError, KeyError, UnicodeError, yaml.YAMLError) as error:
         raise ArtifactError(
             f"{run} is not a run: {path} must name the folder of its data under the key 'data' "
             f"({type(error).__name__}: {error}). Give the folder that `raysearch tune` made."
         ) from None
-    return open_shards(folder)
+    try:
+        return open_shards(folder).subset(description.get("classes"))
+    except ClassError as error:
+        raise ArtifactError(
+            f"{run} cannot use {folder} any more, which has changed since: {error}"
+        ) from None
 
 
 def _usable_library(run: Path, shards: Shards, progress: Progress) -> Library:
@@ -206,24 +215,28 @@ def _export(
 ) -> Manifest:
     from raysearch.ensemble.artifact import write_artifact
 
-    members = members_of(library, ensemble)
+    members, validation = members_of(library, ensemble), shards.split("validation")
+    probs_VK = ensemble.predict(library.probs_NVK)
+    twins, without_twins = scores_without_twins(shards, validation, probs_VK)
     return write_artifact(
         report.path,
         members,
         {member.trial: library.records[member.trial] for member in members},
         temperature=ensemble.temperature,
-        validation=shards.split("validation"),
+        validation=validation,
         scores={
             "objective": report.objective,
             "validation": report.validation,
             "nested": report.nested,
             "best_single": report.best_single,
+            "without_train_twins": without_twins,
         },
         data={
             "fingerprint": shards.fingerprint,
             "name": shards.path.name,
             "splits": {name: len(shards.split(name)) for name in shards.splits},
+            "validation_images_also_in_train": twins,
         },
         cost=report.cost,
-        probs_VK=ensemble.predict(library.probs_NVK),
+        probs_VK=probs_VK,
     )

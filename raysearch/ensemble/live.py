@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysearch import metrics
-from raysearch.data.shards import Shards, open_shards
+from raysearch.data.shards import Shards
 from raysearch.ensemble.calibration import calibrate, fit_temperatures
 from raysearch.ensemble.estimate import combine
 from raysearch.ensemble.library import normalized, read_trial
@@ -79,10 +79,10 @@ class LiveLibrary:
 
 
 class LiveEnsemble:
-    """Follows the run in the folder ``run``, whose shards are in ``data``, from a thread."""
+    """Follows the run in the folder ``run`` on ``shards``, from a thread."""
 
-    def __init__(self, run: Path, data: Path, on_score: Callable[[LiveScore], None]):
-        self.run, self.data, self.on_score = run, data, on_score
+    def __init__(self, run: Path, shards: Shards, on_score: Callable[[LiveScore], None]):
+        self.run, self.shards, self.on_score = run, shards, on_score
         self.latest: LiveScore | None = None
         self._ended: SimpleQueue[TrialFolder | None] = SimpleQueue()
         self._thread = Thread(target=self._follow, name="live ensemble", daemon=True)
@@ -102,7 +102,7 @@ class LiveEnsemble:
         try:
             numba.set_num_threads(1)
             _warm_up()
-            library = LiveLibrary(open_shards(self.data, verify=False))
+            library = LiveLibrary(self.shards)
             for folder in trial_folders(self.run):
                 self._ended.put(folder)
             self._serve(library)

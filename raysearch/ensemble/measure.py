@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from raysearch.ensemble.cost import NetworkCost
 from raysearch.ensemble.network import Backbone
 from raysearch.ensemble.onnx import INPUT, OUTPUT, export_onnx
+from raysearch.ensemble.program import export_program
 from raysearch.files import write_json
 from raysearch.train.trial import TrialFolder, TrialRecord, trial_folders
 
@@ -159,13 +160,10 @@ def architecture(record: TrialRecord) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def machine() -> dict[str, Any]:
+def machine() -> str:
     """What a latency holds for."""
-    return {
-        "cpu": _cpu_name(),
-        "cores": len(os.sched_getaffinity(0)),
-        "onnxruntime": version("onnxruntime"),
-    }
+    cores = len(os.sched_getaffinity(0))
+    return f"{_cpu_name()}, {cores} cores, ONNX Runtime {version('onnxruntime')}"
 
 
 def _cpu_name() -> str:
@@ -225,7 +223,7 @@ def _export_quickly(network: torch.nn.Module, shape: tuple[int, int, int], path:
                 dynamic_axes={INPUT: {0: "N"}},
             )
     except Exception:  # whatever it is that the older one does not know
-        export_onnx(network, shape, path, {})
+        export_onnx(export_program(network, shape), path, {})
 
 
 def _antialiased(graph: Any, x: Any, size: Any, align_corners: Any, *scales: Any) -> Any:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from raysearch.config import Fraction
 from raysearch.errors import ConfigError, did_you_mean
+from raysearch.models.head import add_hidden
+from raysearch.models.layers import Sizes
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)
 _PROBE = 96
@@ -29,6 +31,7 @@ def backbone(
     stem: Literal["small", "imagenet"] = "small",
     dropout: Fraction = 0.0,
     drop_path: Fraction = 0.0,
+    head_hidden: Sizes = (),
 ) -> nn.Module:
     """timm's ``name``, freshly initialized: ``[N, C, S, S]`` to logits ``[N, K]``.
 
@@ -36,8 +39,10 @@ def backbone(
         stem: small: the image's first fourfold reduction is left out, and a first convolution
             that is larger than 3x3 becomes 3x3; a vision transformer gets patches of a quarter of
             their side instead. imagenet: as timm has it.
-        dropout: before the classifier.
+        dropout: before the classifier, and after each of ``head_hidden``.
         drop_path: largest probability of skipping a residual branch (stochastic depth).
+        head_hidden: units of fully connected layers before the classifier; in a VGG, instead of
+            its own two of 4,096.
 
     Raises `ConfigError` for an unknown name, an option that this network cannot have, or images
     that are too small for it.
@@ -47,7 +52,9 @@ def backbone(
             f"timm has no backbone {name!r}{did_you_mean(name, timm.list_models())}. "
             "timm.list_models() lists them all."
         )
-    options = {"in_chans": channels, "num_classes": classes, "drop_rate": dropout}
+    hidden = [head_hidden] if isinstance(head_hidden, int) else list(head_hidden)
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": classes}
+    options["drop_rate"] = 0.0 if hidden else dropout
     if drop_path:
         options["drop_path_rate"] = drop_path
     network = None
@@ -55,6 +62,8 @@ def backbone(
         network, sized = _create(name, image_size, options)
         if stem == "small":
             network = _with_small_stem(network, sized, name, image_size, options)
+        if hidden:
+            add_hidden(network, name, hidden, dropout)
         _forward(network, channels, image_size)
     except ConfigError:
         raise
@@ -67,11 +76,38 @@ def backbone(
 def _create(name: str, image_size: int, options: dict[str, Any]) -> tuple[nn.Module, bool]:
     """The network, and whether it was built for ``image_size`` and takes no other."""
     try:
-        return timm.create_model(name, pretrained=False, img_size=image_size, **options), True
+        return timm.create_model(name, img_size=image_size, **options), True
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-    return timm.create_model(name, pretrained=False, **options), False
+    return timm.create_model(name, **options), False
+
+
+def native_backbone(
+    channels: int,
+    classes: int,
+    image_size: int,
+    *,
+    name: str,
+    stem: str,
+    **loading: Any,
+) -> nn.Module:
+    """timm's ``name`` with the image size and patches that `backbone` would give it, but timm's
+    own stem. ``loading``: arguments of `timm.create_model` that say which weights it gets."""
+    options = {"in_chans": channels, "num_classes": classes, **loading}
+    network, sized = _create(name, image_size, options)
+    patch = _small_patch(network) if sized and stem == "small" else None
+    if patch is None:
+        return network
+    return _create(name, image_size, {**options, "patch_size": patch})[0]
+
+
+def _small_patch(network: nn.Module) -> int | None:
+    """A quarter of the side of a vision transformer's patches; None of other networks."""
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if patch is None:
+        return None
+    return max(1, (patch if isinstance(patch, int) else patch[0]) // 4)
 
 
 def _refusal(
@@ -92,10 +128,9 @@ def _refusal(
 def _with_small_stem(
     network: nn.Module, sized: bool, name: str, image_size: int, options: dict[str, Any]
 ) -> nn.Module:
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    if sized and patch is not None:
-        side = patch if isinstance(patch, int) else patch[0]
-        return _create(name, image_size, {**options, "patch_size": max(1, side // 4)})[0]
+    patch = _small_patch(network) if sized else None
+    if patch is not None:
+        return _create(name, image_size, {**options, "patch_size": patch})[0]
     strided = _strided_layers(network, options["in_chans"], image_size if sized else _PROBE)
     if not strided:
         raise ConfigError(

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raysearch.data.shards import Shards
 from raysearch.ensemble.live import LiveEnsemble, LiveScore
 from raysearch.train.trial import TrialFolder
 
@@ -18,13 +19,13 @@ SHOWN = 12
 
 class Progress(tune.Callback):
     """Follows the trials: a row each, the best so far, the ensemble of those that ended, and the
-    status file of those that end. ``data`` is the folder of the run's shards."""
+    status file of those that end."""
 
     def __init__(
-        self, run: Path, data: Path, trials: int, console: Console, deadline: float | None
+        self, run: Path, shards: Shards, trials: int, console: Console, deadline: float | None
     ):
         self.run, self.total, self.console, self.deadline = run, trials, console, deadline
-        self.ensemble = LiveEnsemble(run, data, self._show_ensemble)
+        self.ensemble = LiveEnsemble(run, shards, self._show_ensemble)
         self.started = time.monotonic()
         self.rows: dict[int, dict[str, Any]] = {}
         self.live: Live | None = None

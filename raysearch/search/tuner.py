@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
+from raysearch.data.shards import open_shards
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
 from raysearch.search.searcher import METRIC, StudySearcher
@@ -57,9 +58,15 @@ def run_search(
         seed=seed,
         deadline=deadline,
     )
-    progress = Progress(run, data, plan.trials, console, deadline)
+    shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
+    progress = Progress(run, shards, plan.trials, console, deadline)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
-    payload = {"run": str(run), "data": str(data), "threads": plan.threads}
+    payload = {
+        "run": str(run),
+        "data": str(data),
+        "threads": plan.threads,
+        "memory_share": plan.memory_share,
+    }
     trainable = make_trainable(plan, payload, staging)
     with interruptible() as interrupt, progress:
         try:

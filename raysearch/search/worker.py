@@ -14,28 +14,42 @@ import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset, load_dataset
+from raysearch.errors import RaysearchError
 from raysearch.train.distributed import Workers
 from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder
 
 
 @lru_cache(maxsize=1)
-def cached_dataset(folder: str, device: str) -> Dataset:
+def cached_dataset(
+    folder: str, device: str, classes: tuple[str, ...] | None, images_on: str, memory_share: float
+) -> Dataset:
     """One set per process: reading and copying it is paid by the first trial alone."""
-    return load_dataset(folder, device)
+    return load_dataset(
+        folder, device, classes=classes, images_on=images_on, memory_share=memory_share
+    )
 
 
 def run_payload(
     payload: dict[str, Any], device: torch.device, report: Any, workers: Workers | None = None
 ) -> None:
-    """Run ``{"trial", "train", "run", "data", "threads"}`` and report each epoch's metrics.
+    """Run ``{"trial", "train", "run", "data", "threads", "memory_share"}`` and report each
+    epoch's metrics.
 
-    A run that diverged or ran out of memory reports once more, with its status.
+    ``epochs`` in a report is how many the trial will have in all: in the last one, which may be
+    an early one, it is ``epoch``. A run that diverged or ran out of memory reports once more, with
+    its status.
     """
     torch.set_num_threads(payload["threads"])
     config = TrainConfig.model_validate(payload["train"])
     folder = Path(payload["run"]) / "trials" / f"{payload['trial']:04d}"
-    dataset = cached_dataset(payload["data"], str(device))
+    try:
+        dataset = cached_dataset(
+            payload["data"], str(device), config.classes, config.images_on, payload["memory_share"]
+        )
+    except RaysearchError as error:
+        TrialFolder(folder).write_status("failed", 0, str(error))
+        raise
     last = {"epoch": 0, "validation_log_loss": float("inf"), "seconds": 0.0}
     about = {"trial": payload["trial"], "epochs": config.epochs}
 
@@ -55,7 +69,8 @@ def run_payload(
 def finished_epoch(folder: Path) -> dict[str, float]:
     from raysearch.train.runner import read_metrics
 
-    return read_metrics(TrialFolder(folder).metrics)[-1]
+    row = read_metrics(TrialFolder(folder).metrics)[-1]
+    return row | {"epochs": row["epoch"]}
 
 
 def train_inline(payload: dict[str, Any]) -> None:

@@ -1,15 +1,16 @@
 """`fit`: one training run, in plain PyTorch. It reports through a callable and knows no Ray.
 
-The whole set lives on the device as uint8. A step gathers a batch by index, augments it on the
-device image by image, and trains in channels_last under bf16 autocast where the hardware gains
-from it. The moving average of the weights is what is evaluated, so that a run stopped early is
-still worth something.
+The whole set lives on the device as uint8, or is fed to it (`raysearch.data.feeding`). A step
+gathers a batch by index, augments it on the device image by image, and trains in channels_last
+under bf16 autocast where the hardware gains from it. The moving average of the weights is what is
+evaluated, so that a run stopped early is still worth something.
 
 Every epoch draws from generators of its own, seeded by (seed, epoch, rank): a run continued from
 a checkpoint repeats the uninterrupted one.
 """
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,13 +26,24 @@ from raysearch import metrics
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, RunError
+from raysearch.models.freeze import freeze, train_mode
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
-from raysearch.train.augment import augment, mixup
+from raysearch.models.weights import Weights
+from raysearch.train.augment import augment
+from raysearch.train.balance import EpochRows
+from raysearch.train.compiling import compiled
 from raysearch.train.device import autocast_dtype
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
-from raysearch.train.optim import MovingAverage, learning_rate, make_optimizer
+from raysearch.train.mixing import mix
+from raysearch.train.optim import MovingAverage, make_optimizer
+from raysearch.train.penalty import Penalty
+from raysearch.train.schedule import learning_rate, stands_still
+from raysearch.train.start import fit_start, read_start
+
+_CHECK_STEPS = 50
+"""How often the loss is looked at within an epoch: looking waits for the device."""
 
 
 class Diverged(RunError):
@@ -43,8 +55,10 @@ class EpochEnd:
     """What `fit` reports after each epoch.
 
     ``metrics``: epoch, train_loss, train_accuracy, validation_log_loss, validation_accuracy,
-    validation_macro_f1, lr, images_per_second, seconds. ``probs_VK``: float32 probabilities of
-    the averaged weights on the validation split. ``training``: the run itself, for its weights.
+    validation_macro_f1, lr, images_per_second, seconds. The training loss is the cross entropy
+    that is minimized, of labels as smoothed, mixed and weighted, without the l2 penalty.
+    ``probs_VK``: float32 probabilities of the averaged weights on the validation split.
+    ``training``: the run itself, for its weights.
     """
 
     metrics: dict[str, float]
@@ -60,17 +74,24 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
+    start: Weights | None = None,
 ) -> None:
-    """Train for ``config.epochs`` epochs and call ``report`` after each, on every worker.
+    """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
+    ``report`` after each, on every worker.
 
-    ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
-    ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
-    where a batch has fewer images than there are workers.
+    ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
+    begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
+    where they were read already. An exception that ``report`` raises ends the run. Raises
+    `Diverged` when a loss is not finite, `ConfigError` where a batch has fewer images than there
+    are workers, the network cannot be trained so or the weights to begin with do not fit,
+    `DataError` where a class without images is to be balanced.
     """
     training = Training(config, dataset, torch.device(device), workers or Workers())
     if resume is not None:
         training.load_state_dict(resume)
-    while training.epoch < config.epochs:
+    elif start := start or read_start(config):
+        training.begin_with(start)
+    while not training.ended:
         report(training.run_epoch())
 
 
@@ -87,7 +108,8 @@ class Training:
             )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
         self.dtype = autocast_dtype(config.precision, device)
-        self.steps_per_epoch = max(len(dataset.train) // config.batch_size, 1)
+        self.epoch_rows = EpochRows(config.balance, dataset.train.labels_N, dataset.classes)
+        self.steps_per_epoch = max(len(self.epoch_rows) // config.batch_size, 1)
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
@@ -95,11 +117,33 @@ class Training:
             network = build_model(
                 config.model, dataset.shape[0], len(dataset.classes), config.image_size
             )
+        freeze(network, config.freeze_depth, config.model.name)
         self.network = network.to(device, memory_format=torch.channels_last)
         self.synchronized = workers.wrap(self.network, device)
+        if config.compile:
+            self.synchronized = compiled(self.synchronized, device)
         self.optimizer = make_optimizer(config, self.network)
         self.average = MovingAverage(self.network, config.ema * self.steps_per_epoch)
+        self.penalty = Penalty(config.l2, self.network)
+        weights_K = self.epoch_rows.loss_weights()
+        self.loss_weights_K = None if weights_K is None else weights_K.to(device)
         self.epoch = 0
+        self.losses: list[float] = []  # on validation, of each epoch
+
+    @property
+    def ended(self) -> bool:
+        """All epochs are done, or validation log loss has stood still for too long."""
+        patience = self.config.early_stopping
+        return self.epoch >= self.config.epochs or stands_still(self.losses, patience)
+
+    def begin_with(self, weights: Weights) -> None:
+        """Take over what fits of ``weights``, and say on stderr what that was."""
+        channels, classes = self.dataset.shape[0], self.dataset.classes
+        fitted = fit_start(weights, self.config, channels, classes, self.network)
+        for network in (self.network, self.average.network):
+            network.load_state_dict(fitted.tensors, strict=False)
+        if self.workers.leads:
+            print(f"{weights.source}: took {fitted}", file=sys.stderr)
 
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
@@ -115,11 +159,12 @@ class Training:
         if not np.isfinite(probs_VK).all():
             raise Diverged(f"The weights are not finite after epoch {epoch}; try a lower lr.")
         self.epoch = epoch
+        self.losses.append(metrics.log_loss(probs_VK, labels_V))
         row = {
             "epoch": epoch,
             "train_loss": loss,
             "train_accuracy": accuracy,
-            "validation_log_loss": metrics.log_loss(probs_VK, labels_V),
+            "validation_log_loss": self.losses[-1],
             "validation_accuracy": metrics.accuracy(probs_VK, labels_V),
             "validation_macro_f1": metrics.macro_f1(probs_VK, labels_V),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -129,20 +174,27 @@ class Training:
         return EpochEnd(row, probs_VK, self)
 
     def _train(self, epoch: int) -> tuple[float, float, int]:
-        """Mean loss, accuracy and number of images of one pass over the training split."""
+        """Mean loss, accuracy and number of images of one pass over the epoch's rows; a loss that
+        is not finite ends it soon."""
         config, train = self.config, self.dataset.train
-        self.network.train()
-        batch_size = min(config.batch_size, len(train))
+        train_mode(self.network)
+        batch_size = min(config.batch_size, len(self.epoch_rows))
         order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
         draws = torch.Generator(self.device).manual_seed(
             _mix(config.seed, epoch, 1 + self.workers.rank)
         )
-        shuffled_N = torch.randperm(len(train), generator=order).to(self.device)
+        drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for step in range(self.steps_per_epoch):
-            rows = self.workers.share(shuffled_N[step * batch_size : (step + 1) * batch_size])
-            self._set_lr((epoch - 1) * self.steps_per_epoch + step)
-            totals += self._step(train.images_NCHW[rows], train.labels_N[rows], draws)
+        starts = range(0, self.steps_per_epoch * batch_size, batch_size)
+        row_batches = [self.workers.share(drawn_N[s : s + batch_size]) for s in starts]
+        with train.batches(row_batches) as batches:
+            for step, (images_NCHW, labels_N) in enumerate(batches):
+                self._set_lr((epoch - 1) * self.steps_per_epoch + step)
+                totals += self._step(images_NCHW, labels_N, draws)
+                if step % _CHECK_STEPS == _CHECK_STEPS - 1:
+                    # The sum over workers, so that they break off together.
+                    if not self.workers.sum(totals.clone())[0].isfinite():
+                        break
         loss, correct, images = self.workers.sum(totals).tolist()
         return loss / images, correct / images, int(images)
 
@@ -152,8 +204,8 @@ class Training:
         x = augment(self.preprocess.resize(images_NCHW), config.augment, draws)
         x = self.preprocess.standardize(x)
         targets = [(1.0, labels_N)]
-        if config.mixup:
-            x, partner_N, share_N = mixup(x, draws, config.mixup)
+        if config.mixup or config.cutmix:
+            x, partner_N, share_N = mix(x, draws, mixup=config.mixup, cutmix=config.cutmix)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
@@ -162,6 +214,7 @@ class Training:
         loss = self._loss(logits_NK, targets)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        self.penalty.add_gradients()
         self.optimizer.step()
         self.average.update(self.network)
         with torch.no_grad():
@@ -171,16 +224,18 @@ class Training:
             )
 
     def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
-        """Mean cross entropy against a weighted mixture of labels: [(share_N, labels_N), ...]."""
-        smoothing = self.config.label_smoothing
-        losses_N = [
-            share * F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
-            for share, labels in targets
-        ]
+        """Mean cross entropy against a mixture of labels, [(share_N, labels_N), ...], each term
+        times its class's weight where losses are weighted."""
+        smoothing, weights_K = self.config.label_smoothing, self.loss_weights_K
+        losses_N = []
+        for share, labels in targets:
+            loss_N = F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
+            losses_N.append(share * (loss_N if weights_K is None else loss_N * weights_K[labels]))
         return torch.stack(losses_N).sum(0).mean()
 
     def _set_lr(self, step: int) -> None:
-        lr = learning_rate(self.config, step, self.config.epochs * self.steps_per_epoch)
+        steps = self.config.epochs * self.steps_per_epoch
+        lr = learning_rate(self.config, step, steps, self.losses)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
@@ -201,6 +256,7 @@ class Training:
         """Everything that `load_state_dict` needs to go on; tensors and numbers only."""
         return {
             "epoch": self.epoch,
+            "losses": self.losses,
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
             "average_updates": self.average.updates,
@@ -213,6 +269,7 @@ class Training:
         self.average.updates = state["average_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
+        self.losses = list(state["losses"])
 
 
 @contextmanager

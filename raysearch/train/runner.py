@@ -11,11 +11,14 @@ from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.files import write_text
 from raysearch.models.registry import build_model, count_parameters
+from raysearch.models.weights import Weights
 from raysearch.probabilities import Probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
-from raysearch.train.trial import TrialFolder, make_record
+from raysearch.train.memory import is_out_of_memory, remedy
+from raysearch.train.start import read_start
+from raysearch.train.trial import Origin, TrialFolder, make_record
 
 METRICS = (
     "epoch",
@@ -43,9 +46,9 @@ def run_trial(
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
     "completed", "diverged", "out_of_memory".
 
-    ``report`` gets the epoch's metrics once everything about the epoch is on disk; epochs that
-    an earlier process already finished are not reported again. Other exceptions pass through;
-    the folder then says "failed" with the message.
+    ``report`` gets the epoch's metrics, and under ``epochs`` how many there will be in all, once
+    everything about the epoch is on disk; epochs that an earlier process already finished are not
+    reported again. Other exceptions pass through; the folder then says "failed" with the message.
     """
     workers = workers or Workers()
     files = TrialFolder(folder)
@@ -55,20 +58,25 @@ def run_trial(
 
     def on_epoch(end: EpochEnd) -> None:
         recorder.record(end)
-        report(end.metrics)
+        epoch = end.metrics["epoch"]
+        report(end.metrics | {"epochs": epoch if end.training.ended else config.epochs})
 
     try:
-        recorder.describe(trial, config)
-        fit(config, dataset, on_epoch, state, device=device, workers=workers)
+        start = read_start(config) if state is None else None
+        recorder.describe(trial, config, start)
+        fit(config, dataset, on_epoch, state, device=device, workers=workers, start=start)
+        return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:
         return recorder.finish("diverged", str(error))
-    except torch.OutOfMemoryError as error:
-        message = f"batch_size {config.batch_size} does not fit on {device}: {error}"
-        return recorder.finish("out_of_memory", message)
     except Exception as error:
-        recorder.finish("failed", f"{type(error).__name__}: {error}")
-        raise
-    return recorder.finish("completed")
+        if not is_out_of_memory(error):
+            recorder.finish("failed", f"{type(error).__name__}: {error}")
+            raise
+        words = f"{type(error).__name__}: {error}"
+    # Out here no traceback holds on to the failed run's memory any more.
+    advice = remedy(config, dataset, device, workers)
+    message = f"batch_size {config.batch_size} does not fit on {device}. {advice} ({words})"
+    return recorder.finish("out_of_memory", message)
 
 
 class Recorder:
@@ -91,14 +99,18 @@ class Recorder:
             self.files.write_status("running", epoch)
             self.board = SummaryWriter(str(self.files.tensorboard), purge_step=epoch + 1)
 
-    def describe(self, trial: int, config: TrainConfig) -> None:
-        """Raises `ConfigError` where the network of ``config`` cannot be built for this data."""
-        if not self.workers.leads:
+    def describe(self, trial: int, config: TrainConfig, start: Weights | None) -> None:
+        """Write config.json, unless the checkpoint that is gone on from has it already.
+
+        Raises `ConfigError` where the network of ``config`` cannot be built for this data.
+        """
+        if not self.workers.leads or (self.rows and self.files.config.exists()):
             return
         channels, classes = self.dataset.shape[0], len(self.dataset.classes)
         with torch.random.fork_rng(devices=[]):
             network = build_model(config.model, channels, classes, config.image_size)
-        record = make_record(trial, config, self.dataset, count_parameters(network))
+        origin = start and Origin(start.source, start.sha256)
+        record = make_record(trial, config, self.dataset, count_parameters(network), origin)
         self.files.write_record(record)
 
     def record(self, end: EpochEnd) -> None:
@@ -148,11 +160,21 @@ class Recorder:
             ),
         )
 
-    def finish(self, status: str, error: str = "") -> str:
+    def early_end(self, patience: int) -> str:
+        """Why a run that is over has fewer epochs than planned, or ""."""
+        if not self.rows or self.rows[-1]["epoch"] >= self.epochs:
+            return ""
+        best = min(self.rows, key=lambda row: row["validation_log_loss"])
+        return (
+            f"early_stopping: no lower validation log loss for {patience} epochs; the lowest was "
+            f"that of epoch {best['epoch']}, and {self.epochs} epochs were planned"
+        )
+
+    def finish(self, status: str, error: str = "", stopped: str = "") -> str:
         if self.workers.leads:
             self.board.close()
             epochs = int(self.rows[-1]["epoch"]) if self.rows else 0
-            self.files.write_status(status, epochs, error)
+            self.files.write_status(status, epochs, error, stopped)
         return status
 
 

@@ -2,7 +2,7 @@
 
 config.json                 `TrialRecord`
 metrics.csv                 one row an epoch
-status.json                 {"status", "epochs", "error"}
+status.json                 {"status", "epochs", "error"}; "stopped": why it ended early, if it did
 checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
@@ -13,6 +13,7 @@ cost.json                   what the network costs, once that was measured (`ens
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 from torch import nn
@@ -37,10 +38,20 @@ STATUSES = (
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a trial's first weights came from, so that a repeat can be checked: an absolute path
+    with the file's SHA-256, or a hub's name with that of the tensors written as safetensors."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """All that is needed to build a trial's network again, without the data.
 
     ``mean`` and ``std`` are per channel, of the training split, in units of [0, 1].
+    ``started_from`` is None where the weights were drawn at random.
     """
 
     trial: int
@@ -51,6 +62,9 @@ class TrialRecord:
     std: tuple[float, ...]
     data_fingerprint: str
     parameters: int
+    images_on: Literal["device", "host"] = "device"
+    """Where its images waited."""
+    started_from: Origin | None = None
 
     def build(self) -> tuple[Preprocess, nn.Module]:
         """Preprocessing and the network, its weights freshly initialized."""
@@ -73,7 +87,13 @@ class TrialRecord:
             raise ArtifactError(f"{where} is not a trial's configuration: {error}") from None
 
 
-def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: int) -> TrialRecord:
+def make_record(
+    trial: int,
+    train: TrainConfig,
+    dataset: Dataset,
+    parameters: int,
+    started_from: Origin | None = None,
+) -> TrialRecord:
     return TrialRecord(
         trial=trial,
         train=train,
@@ -83,6 +103,8 @@ def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: in
         std=dataset.std,
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
+        images_on=dataset.images_on,
+        started_from=started_from,
     )
 
 
@@ -111,9 +133,10 @@ class TrialFolder:
             raise ArtifactError(f"{self.config} cannot be read: {error}") from None
         return TrialRecord.from_json(values, str(self.config))
 
-    def write_status(self, status: str, epochs: int, error: str = "") -> None:
+    def write_status(self, status: str, epochs: int, error: str = "", stopped: str = "") -> None:
         assert status in STATUSES, status
-        write_json(self.status, {"status": status, "epochs": epochs, "error": error})
+        values = {"status": status, "epochs": epochs, "error": error}
+        write_json(self.status, values | ({"stopped": stopped} if stopped else {}))
 
     def read_status(self) -> dict:
         """``{"status": "pending", ...}`` where none was written yet."""

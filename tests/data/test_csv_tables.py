@@ -1,11 +1,13 @@
 import io
+from unittest import mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from raysearch.data.tables import TableReader, parse_pixels, read_columns
+from raysearch.data.pixels import parse_pixels
+from raysearch.data.tables import TableReader, read_columns
 from raysearch.errors import DataError
 
 
@@ -99,6 +101,32 @@ def test_blocks_end_at_line_ends(monkeypatch, rng):
     np.testing.assert_array_equal(np.concatenate([b.images_NCHW for b in batches])[:, 0], pixels)
     sources = [name for batch in batches for name in batch.sources]
     assert sources == [f"t.csv:{line}" for line in range(2, 42)]
+
+
+row = st.sampled_from(
+    ["3,1 2 3 4", "6,4 3 2 1\r", '0,"9 8 7 255"', "9,1 2 3 4", "x", "", "1,1 2 3 256", "2,5 5 5"]
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=st.lists(row, min_size=1, max_size=30), ended=st.booleans(), block=st.integers(5, 99))
+def test_plain_file_gives_what_a_stream_gives(tmp_path_factory, rows, ended, block):
+    text = "\n".join(["emotion,pixels", *["3,1 2 3 4"] * 31, *rows]) + "\n" * ended
+    path = tmp_path_factory.mktemp("tables") / "t.csv"
+    path.write_bytes(text.encode())
+    plain = TableReader("t.csv", lambda: open(path, "rb"), len(text), plain=True)
+
+    def found(batches):
+        parts = [[], [], [], []]
+        for batch in batches:
+            images = batch.images_NCHW.reshape(-1, 4).tolist()
+            values = (images, batch.labels, batch.sources, batch.rejected)
+            for part, more in zip(parts, values, strict=True):
+                part += more
+        return [*parts[:3], sorted(parts[3])]
+
+    with mock.patch("raysearch.data.tables.BLOCK", block):
+        assert found(plain.read((1, 2, 2))) == found(reader(text).read((1, 2, 2)))
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,7 @@ def test_costs_are_reported_of_members_of_the_front_and_of_the_artifact(run):
     assert report["cost"]["latency_ms"] > 0 and report["cost"]["latency_64_ms"] > 0
     assert report["cost"] == load_artifact(run / "ensemble").manifest.cost
     card = (run / "ensemble" / "README.md").read_text()
-    assert f"| {report['cost']['params']:,} |" in card and "Time, 64 images" in card
+    assert f"parameters: {report['cost']['params']:,}" in card and "time for 64 images" in card
     for point in report["front"]:
         assert {"params", "latency_ms", "flops", "accuracy", "log_loss", "members"} <= set(point)
         assert point["latency_ms"] > 0

@@ -70,7 +70,7 @@ def follow(run, data, expected):
         if score.candidates == expected:
             enough.set()
 
-    following = live.LiveEnsemble(run, data, on_score)
+    following = live.LiveEnsemble(run, open_shards(data), on_score)
     return following, scores, enough
 
 
@@ -90,13 +90,17 @@ def test_trials_of_an_earlier_process_and_those_that_end_now_are_followed(made, 
     assert "of 12 candidates: log loss" in str(scores[-1])
 
 
-def test_whatever_goes_wrong_is_logged_and_ends_nothing_but_itself(made, tmp_path, caplog):
-    following, scores, _ = follow(made[1], tmp_path / "no data", 12)
+def test_whatever_goes_wrong_is_logged_and_ends_nothing_but_itself(made, monkeypatch, caplog):
+    def fail(library, folder):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(live.LiveLibrary, "add", fail)
+    following, scores, _ = follow(made[1], made[0], 12)
     following.start()
     following.trial_ended(trial_folder(made[1], 0))
     following.close()
     assert scores == []
-    assert "the search goes on without it" in caplog.text
+    assert "the search goes on without it" in caplog.text and "no room" in caplog.text
 
 
 def test_selecting_gets_a_fiftieth_of_the_time(made, monkeypatch):

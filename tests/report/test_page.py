@@ -85,7 +85,7 @@ def test_candidates_that_were_left_out_are_named_with_the_reason(full_run):
 def test_costs_of_the_exported_ensemble_are_shown_with_their_machine(full_run):
     text = re.sub(r"\s+", " ", write(full_run))
     assert "<td>30,000</td> <td>0.121 MB</td><td>2.5 M</td> <td>1.75 ms</td>" in text
-    assert "(A CPU, 4 cores); 64 images at once take 40.5 ms" in text
+    assert "A CPU, 4 cores; 64 images at once take 40.5 ms" in text
     assert "time for one image" in text
 
 

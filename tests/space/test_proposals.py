@@ -4,19 +4,25 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
+from raysearch.models.registry import BUILDERS, build_model
 from raysearch.space import load_space
 
 NUMBERS = {  # field: (low, high) of what it may be, and whether it is a whole number
     "lr": (1e-4, 10.0, False),
     "weight_decay": (1e-6, 1.0, False),
     "label_smoothing": (0.0, 0.9, False),
+    "l2": (0.0, 1.0, False),
     "mixup": (0.0, 2.0, False),
+    "cutmix": (0.0, 2.0, False),
+    "early_stopping": (0, 9, True),
     "batch_size": (2, 4096, True),
     "augment.shift": (0.0, 1.0, False),
     "augment.rotate": (0.0, 180.0, True),
@@ -24,9 +30,10 @@ NUMBERS = {  # field: (low, high) of what it may be, and whether it is a whole n
 }
 CHOICES = {
     "model.name": ["vgg", "mlp"],
-    "optimizer": ["sgd", "adamw"],
+    "optimizer": ["sgd", "adamw", "muon"],
     "normalize": ["dataset", "per_image"],
-    "schedule": ["cosine", "one_cycle"],
+    "schedule": ["cosine", "one_cycle", "plateau"],
+    "balance": ["none", "oversample", "weighted_loss"],
 }
 
 
@@ -91,6 +98,16 @@ def load(tmp_path_factory):
         return load_space(path)
 
     return load
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_dropout_of_every_network_of_our_own_can_be_searched(load, name):
+    space = load({"model": {"name": name, "dropout": {"float": [0.1, 0.5]}}})
+    config = space.build({"model.dropout": 0.37}, epochs=1, seed=0)
+    with torch.device("meta"):
+        network = build_model(config.model, 1, 7, config.image_size)
+    kinds = (nn.Dropout, nn.Dropout2d)
+    assert 0.37 in {layer.p for layer in network.modules() if isinstance(layer, kinds)}
 
 
 @settings(max_examples=60, deadline=None)

@@ -45,13 +45,18 @@ def stop_at(epoch: int):
     return report
 
 
+def written(reported: list[dict]) -> list[dict]:
+    """What of the metrics that were reported is in metrics.csv."""
+    return [{name: metrics[name] for name in METRICS} for metrics in reported]
+
+
 def score(monkeypatch, losses: list[float]) -> None:
     """Let the validation log losses of the epochs be ``losses``."""
     run_epoch = Training.run_epoch
 
     def scored(self):
         end = run_epoch(self)
-        loss = losses[end.metrics["epoch"] - 1]
+        loss = self.losses[-1] = losses[end.metrics["epoch"] - 1]
         return dataclasses.replace(end, metrics=end.metrics | {"validation_log_loss": loss})
 
     monkeypatch.setattr(Training, "run_epoch", scored)
@@ -81,12 +86,13 @@ def test_epoch_is_on_disk_before_it_is_reported(tmp_path):
         assert epoch == len(reported)
         assert files.read_status() == {"status": "running", "epochs": epoch, "error": ""}
         assert load_state(files.checkpoint)["epoch"] == epoch
-        assert read_metrics(files.metrics) == reported
+        assert read_metrics(files.metrics) == written(reported)
+        assert metrics["epochs"] == 3
         assert files.validation.exists() and (files.best / "model.safetensors").exists()
 
     assert run(files.path, report=report) == "completed"
     assert files.read_status() == {"status": "completed", "epochs": 3, "error": ""}
-    assert read_metrics(files.metrics) == reported and len(reported) == 3
+    assert read_metrics(files.metrics) == written(reported) and len(reported) == 3
     assert not list(files.path.rglob("*.tmp"))
 
 
@@ -179,7 +185,42 @@ def test_running_out_of_memory_is_a_status_that_names_the_batch_size(tmp_path, m
     assert run(tmp_path) == "out_of_memory"
     status = TrialFolder(tmp_path).read_status()
     assert (status["status"], status["epochs"]) == ("out_of_memory", 1)
-    assert "batch_size 32 does not fit on cpu" in status["error"]
+    assert status["error"].startswith("batch_size 32 does not fit on cpu. Try batch_size 16. (")
+    assert "tried to allocate 9 GiB" in status["error"]
+
+
+def test_array_too_large_for_the_machine_is_out_of_memory_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "_step", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    assert run(tmp_path) == "out_of_memory"
+    assert TrialFolder(tmp_path).read_status()["status"] == "out_of_memory"
+
+
+def test_early_end_is_completed_and_says_why(tmp_path, monkeypatch):
+    score(monkeypatch, [3, 1, 2, 2, 0])
+    reported, config = [], make_config(epochs=5, early_stopping=2)
+    assert run(tmp_path, config, report=reported.append) == "completed"
+    assert [(m["epoch"], m["epochs"]) for m in reported] == [(1, 5), (2, 5), (3, 5), (4, 4)]
+    files = TrialFolder(tmp_path)
+    why = (
+        "early_stopping: no lower validation log loss for 2 epochs; the lowest was that of "
+        "epoch 2, and 5 epochs were planned"
+    )
+    expected = {"status": "completed", "epochs": 4, "error": "", "stopped": why}
+    assert files.read_status() == expected
+    kept = read_probabilities(files.validation)
+    assert (kept.epoch, set(kept.candidates)) == (2, {"ema", "ema_mirror"})
+    assert run(tmp_path, config, report=stop_at(5)) == "completed"  # and it stays ended
+    assert files.read_status() == expected
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_early_end_comes_in_the_same_epoch_after_a_restart(tmp_path, monkeypatch, stopped_after):
+    score(monkeypatch, [3, 1, 2, 2, 0])
+    config = make_config(epochs=5, early_stopping=2)
+    with pytest.raises(Stopped):
+        run(tmp_path, config, report=stop_at(stopped_after))
+    assert run(tmp_path, config) == "completed"
+    assert TrialFolder(tmp_path).read_status()["epochs"] == 4
 
 
 def test_other_exceptions_pass_through_and_are_written_down(tmp_path):

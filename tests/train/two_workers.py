@@ -23,6 +23,8 @@ from raysearch.train.runner import run_trial
 CPU = torch.device("cpu")
 TRIAL = make_config("vgg", augment={"mirror": 0.5, "shift": 0.1}, mixup=0.2)
 
+EARLY = {"epochs": 20, "lr": 1.0, "early_stopping": 1, "balance": "oversample", "l2": 1e-4}
+
 
 def deterministic(**changes) -> TrainConfig:
     """No draw depends on the worker, so that the number of workers cannot matter."""
@@ -33,6 +35,8 @@ def deterministic(**changes) -> TrainConfig:
 def work(workers: Workers, folder: Path) -> dict:
     dataset = make_dataset()
     plain = run_fit(deterministic(), dataset, workers=workers)
+    frozen = run_fit(make_config("vgg", epochs=1, freeze_depth=2), dataset, workers=workers)
+    early = run_fit(deterministic(**EARLY), dataset, workers=workers)
     whole, resumed = [], []
 
     def stop(metrics: dict) -> None:
@@ -51,6 +55,8 @@ def work(workers: Workers, folder: Path) -> dict:
     return {
         "plain": [timeless(end.metrics) for end in plain],
         "probs_VK": plain[-1].probs_VK.tolist(),
+        "frozen": {n: t.tolist() for n, t in frozen[-1].training.network.state_dict().items()},
+        "early": [timeless(end.metrics) for end in early],
         "whole": [timeless(metrics) for metrics in whole],
         "resumed": [timeless(metrics) for metrics in resumed],
     }
