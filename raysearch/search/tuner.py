@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
+from raysearch.data.shards import open_shards
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
 from raysearch.search.searcher import METRIC, StudySearcher
@@ -57,7 +58,8 @@ def run_search(
         seed=seed,
         deadline=deadline,
     )
-    progress = Progress(str(run), plan.trials, console, deadline)
+    shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
+    progress = Progress(run, shards, plan.trials, console, deadline)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
     payload = {
         "run": str(run),

@@ -7,6 +7,7 @@ checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
 validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
+cost.json                   what the network costs, once that was measured (`ensemble.measure`)
 """
 
 import json
@@ -119,6 +120,7 @@ class TrialFolder:
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"
         self.validation = self.path / "validation.arrow"
+        self.cost = self.path / "cost.json"
 
     def write_record(self, record: TrialRecord) -> None:
         write_json(self.config, record.to_json())
