@@ -16,6 +16,7 @@ from raysearch.ensemble import baselines
 from raysearch.ensemble.calibration import calibrate
 from raysearch.ensemble.cost import pareto_front
 from raysearch.ensemble.estimate import Ensemble, NestedEstimate, fit_ensemble, nested_estimate
+from raysearch.ensemble.evaluation import scores_without_twins
 from raysearch.ensemble.library import Library, load_library
 from raysearch.ensemble.member import Member
 from raysearch.errors import ArtifactError
@@ -222,23 +223,27 @@ def members_of(library: Library, ensemble: Ensemble) -> list[Member]:
 def _export(library: Library, ensemble: Ensemble, report: EnsembleReport, shards: Shards) -> None:
     from raysearch.ensemble.artifact import write_artifact
 
-    members = members_of(library, ensemble)
+    members, validation = members_of(library, ensemble), shards.split("validation")
+    probs_VK = ensemble.predict(library.probs_NVK)
+    twins, without_twins = scores_without_twins(shards, validation, probs_VK)
     write_artifact(
         report.path,
         members,
         {member.trial: library.records[member.trial] for member in members},
         temperature=ensemble.temperature,
-        validation=shards.split("validation"),
+        validation=validation,
         scores={
             "objective": report.objective,
             "validation": report.validation,
             "nested": report.nested,
             "best_single": report.best_single,
+            "without_train_twins": without_twins,
         },
         data={
             "fingerprint": shards.fingerprint,
             "name": shards.path.name,
             "splits": {name: len(shards.split(name)) for name in shards.splits},
+            "validation_images_also_in_train": twins,
         },
-        probs_VK=ensemble.predict(library.probs_NVK),
+        probs_VK=probs_VK,
     )

@@ -14,6 +14,7 @@ import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset, load_dataset
+from raysearch.errors import RaysearchError
 from raysearch.train.distributed import Workers
 from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder
@@ -42,9 +43,13 @@ def run_payload(
     torch.set_num_threads(payload["threads"])
     config = TrainConfig.model_validate(payload["train"])
     folder = Path(payload["run"]) / "trials" / f"{payload['trial']:04d}"
-    dataset = cached_dataset(
-        payload["data"], str(device), config.classes, config.images_on, payload["memory_share"]
-    )
+    try:
+        dataset = cached_dataset(
+            payload["data"], str(device), config.classes, config.images_on, payload["memory_share"]
+        )
+    except RaysearchError as error:
+        TrialFolder(folder).write_status("failed", 0, str(error))
+        raise
     last = {"epoch": 0, "validation_log_loss": float("inf"), "seconds": 0.0}
     about = {"trial": payload["trial"], "epochs": config.epochs}
 

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysearch.data import dataset as datasets
-from raysearch.data.dataset import channel_statistics, load_dataset
+from raysearch.data.dataset import channel_statistics, load_dataset, load_split
 from raysearch.data.feeding import HostImages, fed, in_slices
 from raysearch.data.reading import Split
-from raysearch.data.shards import write_shards
+from raysearch.data.shards import open_shards, write_shards
+from raysearch.errors import RunError
 
 
 class Recorder:
@@ -131,6 +132,15 @@ def test_set_on_the_host_is_the_set_on_the_device(folder, classes):
         with left.batches(rows) as expected, right.batches(rows) as found:
             for (images, labels), (others, theirs) in zip(expected, found, strict=True):
                 assert torch.equal(images, others) and torch.equal(labels, theirs)
+
+
+def test_set_that_does_not_fit_on_the_device_says_what_to_set(folder, monkeypatch):
+    huge = np.broadcast_to(np.uint8(0), (10**9, 3, 1000, 1000))
+    monkeypatch.setattr(Split, "images_NCHW", property(lambda split: huge))
+    split = open_shards(folder).split("train")
+    with pytest.raises(RunError, match=r"3,000,000.0 GB\) do not fit on cpu.*set it to host"):
+        load_split(split, torch.device("cpu"), "device")
+    assert len(load_split(split, torch.device("cpu"), "host").images_NCHW) == 10**9
 
 
 @pytest.mark.parametrize("images_on", ["device", "host"])

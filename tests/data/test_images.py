@@ -80,6 +80,59 @@ def test_bad_bytes_are_refused_in_words(data, why):
         decode(data, (8, 8), 1)
 
 
+SLOPES = np.stack(np.meshgrid(np.arange(32) * 8, np.arange(32) * 8), axis=-1)
+COLOURED = np.dstack([SLOPES, 255 - SLOPES[..., 0]]).astype(np.uint8)
+
+
+def saved(mode: str, kind: str, **options) -> bytes:
+    """`COLOURED` in a mode of Pillow's, as a file."""
+    picture = Image.fromarray(COLOURED)
+    if mode.startswith(("I", "F")):
+        gray = np.asarray(picture.convert("L"))
+        scaled = {"I;16": gray.astype(np.uint16) * 257, "I": gray.astype(np.int32) * 257}
+        picture = Image.fromarray(scaled.get(mode, gray.astype(np.float32) / 255))
+    else:
+        picture = picture.convert("L" if mode == "LA" else "RGB").convert(mode)
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind", "options", "tolerance"),
+    [
+        ("RGB", "JPEG", {"quality": 95}, 2),
+        ("CMYK", "JPEG", {"quality": 95}, 2),
+        ("CMYK", "TIFF", {}, 0),
+        ("YCbCr", "TIFF", {}, 2),
+        ("RGBA", "PNG", {}, 0),
+        ("RGBA", "WEBP", {"lossless": True}, 0),
+        ("P", "PNG", {"transparency": 255}, 20),
+        ("RGB", "BMP", {}, 0),
+        ("RGB", "PPM", {}, 0),
+        ("L", "JPEG", {"quality": 95}, 2),
+        ("LA", "PNG", {}, 0),
+        ("I;16", "TIFF", {}, 0),
+        ("I", "TIFF", {}, 0),
+        ("F", "TIFF", {}, 0),
+    ],
+)
+def test_every_kind_of_file_shows_the_same_picture(mode, kind, options, tolerance):
+    data = saved(mode, kind, **options)
+    gray = np.asarray(Image.fromarray(COLOURED).convert("L"), dtype=float)
+    assert np.abs(decode(data, (32, 32), 1)[0] - gray).mean() <= tolerance
+    coloured = mode not in ("L", "LA", "I;16", "I", "F")
+    expected = COLOURED.transpose(2, 0, 1).astype(float) if coloured else np.stack([gray] * 3)
+    assert np.abs(decode(data, (32, 32), 3) - expected).mean() <= tolerance
+
+
+def test_one_bit_images_are_black_and_white():
+    image = Image.fromarray(COLOURED).convert("1")
+    file = io.BytesIO()
+    image.save(file, "TIFF", compression="group4")
+    np.testing.assert_array_equal(decode(file.getvalue(), (32, 32), 1)[0], np.asarray(image) * 255)
+
+
 def test_image_bomb_is_refused_from_its_header():
     bomb = bytearray(encode(np.zeros((1, 1), np.uint8)))
     bomb[16:24] = (9000).to_bytes(4, "big") * 2
