@@ -26,6 +26,7 @@ from raysearch.errors import ArtifactError, ConfigError, RunError
 from raysearch.files import write_json, write_text
 from raysearch.search.plan import Estimate, Plan, estimate, free_disk, local_resources, make_plan
 from raysearch.space import SearchSpace, load_space
+from raysearch.train.start import check_starts
 from raysearch.train.trial import trial_folders
 from raysearch.yamlfile import parse_yaml
 
@@ -89,30 +90,6 @@ def prepare(
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
     )
-
-
-def check_starts(prepared: Prepared) -> None:
-    """Read all weights that trials can start from, and hold them against their networks, so that
-    no trial fails for them; a hub is asked here first. Says on stderr what was found.
-
-    Raises `ConfigError` or `RunError`.
-    """
-    from raysearch.models.registry import check_model
-    from raysearch.train.start import POINTLESS, fit_start, is_pointless, read_start, start_field
-
-    channels, classes = prepared.dataset.shape[0], prepared.dataset.classes
-    distinct = {
-        (train.model.model_dump_json(), train.image_size, train.pretrained, train.init_from): train
-        for train in prepared.space.starts
-        if start_field(train)
-    }
-    for train in distinct.values():
-        weights = read_start(train)
-        network = check_model(train.model, train.image_size, channels, len(classes))
-        fitted = fit_start(weights, train, channels, classes, network)
-        print(f"{train.model.name} starts from {weights.source}: {fitted}", file=sys.stderr)
-    if any(is_pointless(train) for train in prepared.space.starts):
-        print(POINTLESS, file=sys.stderr)
 
 
 def _open_dataset(space: SearchSpace, folder: Path) -> Dataset:
@@ -283,7 +260,7 @@ def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Pr
         )
     statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
     if len(statuses) < prepared.plan.trials:
-        check_starts(prepared)
+        check_starts(space.starts, prepared.dataset)
     unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
     return prepared, unfinished or len(statuses) < prepared.plan.trials
 

@@ -41,6 +41,7 @@ def tune(
     begin = time.monotonic()
     from raysearch import pipeline
     from raysearch.space import load_space
+    from raysearch.train.start import check_starts
 
     if executor not in (None, "inline", "train"):
         raise ConfigError(f"--executor must be inline or train, but got {executor!r}.")
@@ -64,7 +65,7 @@ def tune(
     )
     scratch = Path(storage).resolve() / "synthetic-faces"
     prepared = pipeline.prepare(loaded, data, limits, seed, scratch)
-    pipeline.check_starts(prepared)
+    check_starts(loaded.starts, prepared.dataset)
     if dry_run:
         _print_plan(pipeline.dry_run(prepared), as_json)
         return
