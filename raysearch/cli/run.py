@@ -129,10 +129,11 @@ def train(
     from raysearch.yamlfile import load_yaml
 
     changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
-    loaded = load_train_config(resolve_config(config)).model_copy(update=changes)
+    path = resolve_config(config)
+    loaded = load_train_config(path).model_copy(update=changes)
     folder = out or Path("results") / "train" / config.stem
     shards = resolve_data(data, Path("results/synthetic-faces"))
-    with classes_located(load_yaml(config)):
+    with classes_located(load_yaml(path)):
         result = train_one(loaded, shards, folder, default_device(), _stderr())
     if as_json:
         print(json.dumps(result))

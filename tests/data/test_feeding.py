@@ -91,6 +91,17 @@ def test_failed_read_is_raised_in_its_turn_and_leaves_no_thread(images):
     assert threading.active_count() == before
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_reach_a_gpu_whole_while_it_computes(rng):
+    array = rng.integers(0, 256, (600, 3, 64, 64), dtype=np.uint8)
+    rows = [torch.from_numpy(rng.integers(0, 600, 256)) for _ in range(40)]
+    busy = torch.randn(4096, 4096, device="cuda")
+    with fed(HostImages(array, "cuda"), rows) as batches:
+        for picked, batch in zip(rows, batches, strict=True):
+            busy = (busy @ busy).clamp(-1, 1)
+            assert batch.is_cuda and torch.equal(batch.cpu(), torch.from_numpy(array)[picked])
+
+
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
 def test_block_that_is_left_in_the_middle_leaves_no_thread(images, stop):
     before = threading.active_count()
