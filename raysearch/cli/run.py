@@ -8,11 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from raysearch.errors import ConfigError, InputError
+from raysearch.errors import ConfigError, InputError, RunError
 
 Data = Annotated[str | None, typer.Option(help="Folder of shards, or anything to import.")]
 Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all.")]
 Budget = Annotated[str | None, typer.Option(help="Wall time of the whole command: 90s, 30m, 2h.")]
+MaxDisk = Annotated[str | None, typer.Option(help="What the run may take: 500MB, 20GB.")]
+Timeout = Annotated[str | None, typer.Option(help="Longest time for an epoch: 90s, 10m.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
@@ -32,6 +34,9 @@ def tune(
     workers_per_trial: Annotated[int, typer.Option(min=1, help="Processes per trial.")] = 1,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
     executor: Annotated[str | None, typer.Option(help="inline or train (Ray Train).")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Trials to keep weights of.")] = None,
+    max_disk: MaxDisk = None,
+    trial_timeout: Timeout = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     storage: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "results",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -61,6 +66,9 @@ def tune(
         workers_per_trial=workers_per_trial,
         concurrent=concurrent,
         executor=executor,
+        keep=keep,
+        max_disk=size(max_disk),
+        trial_timeout=seconds(trial_timeout),
     )
     scratch = Path(storage).resolve() / "synthetic-faces"
     prepared = pipeline.prepare(loaded, data, limits, seed, scratch)
@@ -75,6 +83,8 @@ def resume(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     trials: Trials = None,
     time_budget: Budget = None,
+    max_disk: MaxDisk = None,
+    trial_timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
     """Go on with a run that was interrupted, or raise its limits."""
@@ -82,7 +92,13 @@ def resume(
     from raysearch import pipeline
 
     run = run.resolve()
-    prepared, anything_left = pipeline.resume(run, trials, seconds(time_budget))
+    prepared, anything_left = pipeline.resume(
+        run,
+        trials=trials,
+        time_budget=seconds(time_budget),
+        max_disk=size(max_disk),
+        trial_timeout=seconds(trial_timeout),
+    )
     if not anything_left and (run / "ensemble" / "ensemble.json").exists():
         done = prepared.plan.trials
         print(f"{run} is finished: all {done} trials ended. --trials N adds more.", file=sys.stderr)
@@ -102,6 +118,9 @@ def status(
         return
     counts = ", ".join(f"{count} {state}" for state, count in found["trials"].items() if count)
     print(f"{run}: {counts or 'no trials yet'}, {found['elapsed_seconds']:.0f} s")
+    if found["failures"]:
+        counts = ", ".join(f"{count} {status}" for status, count in found["failures"].items())
+        print(f"failed: {counts}; their messages are in the report and in status.json")
     if found["best"]:
         best = found["best"]
         print(
@@ -145,6 +164,12 @@ def seconds(text: str | None) -> float | None:
     return None if text is None else parse_duration(text)
 
 
+def size(text: str | None) -> int | None:
+    from raysearch.space import parse_size
+
+    return None if text is None else parse_size(text)
+
+
 def _stderr() -> Any:
     from rich.console import Console
 
@@ -152,7 +177,7 @@ def _stderr() -> Any:
 
 
 def _finish(summary: dict[str, Any], as_json: bool) -> None:
-    """Print what came out; exit 130 where Ctrl-C ended the search."""
+    """Print what came out; exit 130 where Ctrl-C ended the search, 1 where it was given up."""
     if as_json:
         print(json.dumps(summary))
     else:
@@ -162,6 +187,11 @@ def _finish(summary: dict[str, Any], as_json: bool) -> None:
     if summary["interrupted"]:
         print(f"interrupted; go on with: raysearch resume {summary['run']}", file=sys.stderr)
         raise typer.Exit(130)
+    if summary["aborted"]:
+        raise RunError(
+            f"the search was given up: {summary['aborted']}. What it had found is selected and "
+            f"exported above; once the cause is gone: raysearch resume {summary['run']}"
+        )
 
 
 def _print_plan(plan: dict[str, Any], as_json: bool) -> None:

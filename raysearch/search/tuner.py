@@ -15,8 +15,10 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from rich.console import Console
 
+from raysearch.search.failures import RESTARTS, Failures
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
+from raysearch.search.retention import Retention, keep_best
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.study import open_study
 from raysearch.search.train_executor import TrainTrial
@@ -27,10 +29,12 @@ from raysearch.train.trial import trial_folders
 
 @dataclass(frozen=True)
 class SearchEnd:
-    """How a search ended: ``statuses`` counts its trials by status."""
+    """How a search ended: ``statuses`` counts its trials by status; ``aborted`` is why it was
+    given up, or ""."""
 
     statuses: dict[str, int]
     interrupted: bool
+    aborted: str
     seconds: float
 
 
@@ -46,7 +50,7 @@ def run_search(
 ) -> SearchEnd:
     """Run or continue the search in the folder ``run``; Ray must be up.
 
-    ``deadline`` is a `time.monotonic`. Raises `RunError` when no trial finished an epoch.
+    ``deadline`` is a `time.monotonic`.
     """
     begin = time.monotonic()
     searcher = StudySearcher(
@@ -57,9 +61,13 @@ def run_search(
         seed=seed,
         deadline=deadline,
     )
-    progress = Progress(str(run), plan.trials, console, deadline)
+    hangs = plan.trial_timeout if plan.executor == "inline" else None
+    failures = Failures(hangs)  # `TrainTrial` sees to its own workers
+    progress = Progress(str(run), plan.trials, console, deadline, failures)
+    retention = Retention(run, plan.keep, plan.max_disk)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
     payload = {"run": str(run), "data": str(data), "threads": plan.threads}
+    payload["timeout"] = plan.trial_timeout
     trainable = make_trainable(plan, payload, staging)
     with interruptible() as interrupt, progress:
         try:
@@ -77,16 +85,19 @@ def run_search(
                     name="search",
                     storage_path=staging,
                     verbose=0,
-                    callbacks=[progress],
-                    stop=EndOfSearch(deadline, interrupt),
-                    failure_config=tune.FailureConfig(max_failures=3),
+                    # Each relies on what those before it have done about a trial.
+                    callbacks=[failures, progress, retention],
+                    stop=EndOfSearch(deadline, interrupt, failures, retention),
+                    failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 ),
             ).fit()
         finally:
             progress.close()
+            keep_best(run, plan.keep)
             shutil.rmtree(staging, ignore_errors=True)
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
-    return SearchEnd(dict(statuses), interrupt.is_set, time.monotonic() - begin)
+    aborted = failures.verdict() or retention.full
+    return SearchEnd(dict(statuses), interrupt.is_set, aborted, time.monotonic() - begin)
 
 
 def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
@@ -158,14 +169,23 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 class EndOfSearch(tune.Stopper):
-    """Ends the whole search at its deadline or an interrupt; single trials it leaves alone."""
+    """Ends the whole search at its deadline or an interrupt, where too much fails, and where the
+    disk is full; single trials it leaves alone."""
 
-    def __init__(self, deadline: float | None, interrupt: Interrupt):
+    def __init__(
+        self,
+        deadline: float | None,
+        interrupt: Interrupt,
+        failures: Failures,
+        retention: Retention,
+    ):
         self.deadline, self.interrupt = deadline, interrupt
+        self.failures, self.retention = failures, retention
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or self.interrupt.is_set
+        given_up = self.failures.verdict() or self.retention.full
+        return late or self.interrupt.is_set or bool(given_up)

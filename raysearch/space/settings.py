@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from raysearch.errors import ConfigError
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
+_BYTES = {"MB": 10**6, "GB": 10**9, "TB": 10**12, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
 class SearchConfig(BaseModel):
@@ -19,6 +20,14 @@ class SearchConfig(BaseModel):
     """Epochs of a trial that is not stopped early."""
     time_budget: Annotated[float, Field(gt=0)] | None = None
     """Wall time of the whole command in seconds (in a file ``90s``, ``60m``, ``1.5h``)."""
+    trial_timeout: Annotated[float, Field(gt=0)] | None = None
+    """Longest time in seconds from one epoch's end to the next (in a file ``10m``); a trial that
+    takes longer hangs, and is killed."""
+    keep: Annotated[int, Field(ge=1)] = 20
+    """Trials whose weights are kept: members of the best ensemble so far, then the lowest log
+    losses. Probabilities are kept of all."""
+    max_disk: Annotated[int, Field(gt=0)] | None = None
+    """Bytes that the run's folder may take (in a file ``20GB``)."""
     sampler: Literal["tpe", "random"] = "tpe"
     """Optuna's multivariate TPE, or independent random draws."""
     scheduler: Literal["asha", "none"] = "asha"
@@ -30,10 +39,15 @@ class SearchConfig(BaseModel):
     seed: Annotated[int, Field(ge=0)] = 0
     """Of the sampler and of every trial's training."""
 
-    @field_validator("time_budget", mode="before")
+    @field_validator("time_budget", "trial_timeout", mode="before")
     @classmethod
     def _parse_duration(cls, value: Any) -> Any:
         return parse_duration(value) if isinstance(value, str) else value
+
+    @field_validator("max_disk", mode="before")
+    @classmethod
+    def _parse_size(cls, value: Any) -> Any:
+        return parse_size(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _first_rung_within_epochs(self) -> "SearchConfig":
@@ -61,3 +75,13 @@ def parse_duration(text: str) -> float:
             f"A duration is a number above 0 and a unit, such as 90s, 30m or 1.5h, not {text!r}."
         )
     return float(match[1]) * _SECONDS[match[2]]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``20GB`` or ``1.5GiB``. Raises `ConfigError`."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT]i?B)\s*", text)
+    if not match or float(match[1]) == 0:
+        raise ConfigError(
+            f"A size is a number above 0 and a unit, such as 500MB, 20GB or 1.5GiB, not {text!r}."
+        )
+    return int(float(match[1]) * _BYTES[match[2]])

@@ -1,5 +1,6 @@
 """The few collective operations of a run over several workers; all are no-ops for one."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -25,9 +26,18 @@ class Workers:
         ids = [device] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=ids)
 
+    def together(self, network: nn.Module, last: bool) -> AbstractContextManager:
+        """Around the passes over one part of a batch: gradients meet after the ``last`` alone."""
+        return nullcontext() if self.count == 1 or last else network.no_sync()
+
     def share(self, rows: Tensor) -> Tensor:
         """This worker's share of ``rows``: every ``count``-th, from its rank on."""
         return rows[self.rank :: self.count]
+
+    def loss_weight(self, images: int, batch_size: int) -> float:
+        """What the mean loss over this worker's ``images`` of a batch counts: gradients are
+        averaged over workers as if all had equally many."""
+        return 1.0 if self.count == 1 else self.count * images / batch_size
 
     def sum(self, values: Tensor) -> Tensor:
         if self.count > 1:

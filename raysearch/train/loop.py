@@ -9,6 +9,7 @@ Every epoch draws from generators of its own, seeded by (seed, epoch, rank): a r
 a checkpoint repeats the uninterrupted one.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -60,14 +61,17 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
+    accumulate: int = 1,
 ) -> None:
     """Train for ``config.epochs`` epochs and call ``report`` after each, on every worker.
 
+    ``accumulate`` splits every batch into so many parts, whose gradients are added up: less memory
+    for the same steps, but for BatchNorm, whose statistics are each part's own.
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
     ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
     where a batch has fewer images than there are workers.
     """
-    training = Training(config, dataset, torch.device(device), workers or Workers())
+    training = Training(config, dataset, torch.device(device), workers or Workers(), accumulate)
     if resume is not None:
         training.load_state_dict(resume)
     while training.epoch < config.epochs:
@@ -78,7 +82,12 @@ class Training:
     """The state of one run and the work of one epoch."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, device: torch.device, workers: Workers
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        workers: Workers,
+        accumulate: int = 1,
     ):
         if config.batch_size < workers.count:
             raise ConfigError(
@@ -86,8 +95,10 @@ class Training:
                 f"but got {config.batch_size}."
             )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
+        self.accumulate = accumulate
         self.dtype = autocast_dtype(config.precision, device)
-        self.steps_per_epoch = max(len(dataset.train) // config.batch_size, 1)
+        self.batch_size = min(config.batch_size, len(dataset.train))
+        self.steps_per_epoch = len(dataset.train) // self.batch_size
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
@@ -132,7 +143,7 @@ class Training:
         """Mean loss, accuracy and number of images of one pass over the training split."""
         config, train = self.config, self.dataset.train
         self.network.train()
-        batch_size = min(config.batch_size, len(train))
+        batch_size = self.batch_size
         order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
         draws = torch.Generator(self.device).manual_seed(
             _mix(config.seed, epoch, 1 + self.workers.rank)
@@ -156,19 +167,33 @@ class Training:
             x, partner_N, share_N = mixup(x, draws, config.mixup)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            logits_NK = self.synchronized(x)
-        logits_NK = logits_NK.float()
-        loss = self._loss(logits_NK, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        logits_NK, loss = self._backward(x, targets)
         self.optimizer.step()
         self.average.update(self.network)
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
-            return torch.stack(
-                [loss.detach() * len(labels_N), correct, len(labels_N) + 0 * correct]
-            )
+            return torch.stack([loss * len(labels_N), correct, len(labels_N) + 0 * correct])
+
+    def _backward(
+        self, x_NCHW: Tensor, targets: list[tuple[Tensor | float, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Add the mean loss's gradients, one part of the batch after another; returns logits
+        (float32) and loss, detached."""
+        images = len(x_NCHW)
+        weight = self.workers.loss_weight(images, self.batch_size)
+        parts = split_evenly(images, self.accumulate)
+        logits, loss = [], torch.zeros((), device=self.device)
+        for part in parts:
+            share = (part.stop - part.start) / images
+            with self.workers.together(self.synchronized, last=part is parts[-1]):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    logits_NK = self.synchronized(x_NCHW[part])
+                mean = share * self._loss(logits_NK.float(), [_rows(t, part) for t in targets])
+                (weight * mean).backward()
+            logits.append(logits_NK.detach().float())
+            loss += mean.detach()
+        return torch.cat(logits), loss
 
     def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
         """Mean cross entropy against a weighted mixture of labels: [(share_N, labels_N), ...]."""
@@ -213,6 +238,19 @@ class Training:
         self.average.updates = state["average_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
+
+
+def split_evenly(rows: int, parts: int) -> list[slice]:
+    """``parts`` slices of ``rows`` rows, as even as can be; fewer where one would have a single
+    row, from which BatchNorm cannot learn."""
+    parts = max(min(parts, rows // 2), 1)
+    bounds = [rows * part // parts for part in range(parts + 1)]
+    return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]
+
+
+def _rows(target: tuple[Tensor | float, Tensor], part: slice) -> tuple[Tensor | float, Tensor]:
+    share, labels_N = target
+    return (share[part] if isinstance(share, Tensor) else share), labels_N[part]
 
 
 @contextmanager

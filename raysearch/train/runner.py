@@ -1,6 +1,7 @@
 """Run one trial into its folder: `fit`, its files, and its end."""
 
 import csv
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,15 @@ import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
+from raysearch.errors import InputError
 from raysearch.files import write_text
 from raysearch.models.registry import build_model, count_parameters
 from raysearch.probabilities import Probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
+from raysearch.train.device import device_name, free_memory
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
-from raysearch.train.trial import TrialFolder, make_record
+from raysearch.train.trial import Execution, TrialFolder, make_record
 
 METRICS = (
     "epoch",
@@ -39,16 +42,41 @@ def run_trial(
     device: torch.device,
     report: Callable[[dict[str, float]], None] = lambda metrics: None,
     workers: Workers | None = None,
+    accumulate: int = 1,
 ) -> str:
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
     "completed", "diverged", "out_of_memory".
 
     ``report`` gets the epoch's metrics once everything about the epoch is on disk; epochs that
-    an earlier process already finished are not reported again. Other exceptions pass through;
-    the folder then says "failed" with the message.
+    an earlier process already finished are not reported again. A single worker that runs out of
+    memory goes on once more, with each batch in twice as many parts as ``accumulate`` (or as the
+    folder's record says). Other exceptions pass through, as does every one of several workers:
+    the others wait, and only whoever started them can end them. The folder then says "failed".
     """
     workers = workers or Workers()
     files = TrialFolder(folder)
+    parts = max(accumulate, recorded_parts(files, config))
+    run = functools.partial(
+        _run_once, files, trial, config, dataset, device=device, report=report, workers=workers
+    )
+    status = run(parts)
+    if status == "out_of_memory" and parts == 1:
+        free_memory(device)
+        status = run(2)
+    return status
+
+
+def _run_once(
+    files: TrialFolder,
+    trial: int,
+    config: TrainConfig,
+    dataset: Dataset,
+    parts: int,
+    *,
+    device: torch.device,
+    report: Callable[[dict[str, float]], None],
+    workers: Workers,
+) -> str:
     state = load_state(files.checkpoint)
     recorder = Recorder(files, dataset, config.epochs, workers)
     recorder.begin(state["epoch"] if state else 0)
@@ -58,17 +86,32 @@ def run_trial(
         report(end.metrics)
 
     try:
-        recorder.describe(trial, config)
-        fit(config, dataset, on_epoch, state, device=device, workers=workers)
+        execution = Execution(workers.count, torch.get_num_threads(), parts, device_name(device))
+        recorder.describe(trial, config, execution)
+        fit(config, dataset, on_epoch, state, device=device, workers=workers, accumulate=parts)
     except Diverged as error:
         return recorder.finish("diverged", str(error))
     except torch.OutOfMemoryError as error:
-        message = f"batch_size {config.batch_size} does not fit on {device}: {error}"
-        return recorder.finish("out_of_memory", message)
+        split = f", not even in {parts} parts" if parts > 1 else ""
+        message = f"batch_size {config.batch_size} does not fit on {device}{split}: {error}"
+        recorder.finish("out_of_memory", message)
+        if workers.count > 1:
+            raise
+        return "out_of_memory"
     except Exception as error:
         recorder.finish("failed", f"{type(error).__name__}: {error}")
         raise
     return recorder.finish("completed")
+
+
+def recorded_parts(files: TrialFolder, config: TrainConfig) -> int:
+    """How many parts the batches of the run of ``config`` in this folder were split into; 1 where
+    there is none."""
+    try:
+        record = files.read_record()
+    except InputError:
+        return 1
+    return record.execution.accumulate if record.train == config else 1
 
 
 class Recorder:
@@ -91,14 +134,15 @@ class Recorder:
             self.files.write_status("running", epoch)
             self.board = SummaryWriter(str(self.files.tensorboard), purge_step=epoch + 1)
 
-    def describe(self, trial: int, config: TrainConfig) -> None:
+    def describe(self, trial: int, config: TrainConfig, execution: Execution) -> None:
         """Raises `ConfigError` where the network of ``config`` cannot be built for this data."""
         if not self.workers.leads:
             return
         channels, classes = self.dataset.shape[0], len(self.dataset.classes)
         with torch.random.fork_rng(devices=[]):
             network = build_model(config.model, channels, classes, config.image_size)
-        record = make_record(trial, config, self.dataset, count_parameters(network))
+        parameters = count_parameters(network)
+        record = make_record(trial, config, self.dataset, parameters, execution)
         self.files.write_record(record)
 
     def record(self, end: EpochEnd) -> None:

@@ -31,8 +31,23 @@ STATUSES = (
     "interrupted",
     "diverged",
     "out_of_memory",
+    "timeout",
+    "worker_lost",
     "failed",
 )
+FAILURES = STATUSES[STATUSES.index("diverged") :]
+"""The last of `STATUSES`: a trial that ended so has failed, and is not gone on with."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a trial is run, which is no part of what it is: ``threads`` of each of ``workers``
+    processes on ``device``, every batch in ``accumulate`` parts."""
+
+    workers: int = 1
+    threads: int = 1
+    accumulate: int = 1
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,7 @@ class TrialRecord:
     std: tuple[float, ...]
     data_fingerprint: str
     parameters: int
+    execution: Execution = Execution()
 
     def build(self) -> tuple[Preprocess, nn.Module]:
         """Preprocessing and the network, its weights freshly initialized."""
@@ -72,7 +88,9 @@ class TrialRecord:
             raise ArtifactError(f"{where} is not a trial's configuration: {error}") from None
 
 
-def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: int) -> TrialRecord:
+def make_record(
+    trial: int, train: TrainConfig, dataset: Dataset, parameters: int, execution: Execution
+) -> TrialRecord:
     return TrialRecord(
         trial=trial,
         train=train,
@@ -82,6 +100,7 @@ def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: in
         std=dataset.std,
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
+        execution=execution,
     )
 
 
