@@ -9,8 +9,9 @@ table to arrays in memory, which is all that the loops do), `table-loop` (`panda
 notebooks have it); ratios are to `table-loop`, the faster of the two. The table is written from
 the archive's images; training images stand in for the private test images. Seconds are of the
 work, without interpreter start and imports; `process_seconds` is with both; `cpu_seconds` is the
-work's on all cores together, which a busy machine changes less. Peak memory is the process's maximum resident set and, for
-each process that it forks, that of the largest: an upper bound, since they share pages.
+work's on all cores together, which a busy machine changes less. Peak memory is the process's
+maximum resident set and, for each process that it forks, that of the largest: an upper bound, since
+they share pages.
 """
 
 import argparse

@@ -6,7 +6,8 @@
 `ImageFolder` over the extracted archive, its transforms on PIL images, a `DataLoader` with two
 worker processes, fp32, channels first, torch's SGD and `OneCycleLR`. Ours: `Training` as
 `raysearch train` runs it, and once more in fp32. Network, batch size, learning rate, schedule,
-strengths of augmentation and images are the same.
+strengths of augmentation and images are the same, and so is weight decay, as far as torch's, which
+passes through the momentum and takes biases and norms along, can be that of ours.
 
 Speed: all take turns, a block of steps each, the first one uncounted; medians over the blocks and
 the ratio of the medians. Evaluation is left out, and so are the start of the loader's workers and
@@ -43,6 +44,7 @@ from raysearch.models.registry import build_model
 from raysearch.train.device import autocast_dtype
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Training, fit
+from raysearch.train.optim import MOMENTUM
 
 CPU = torch.device("cpu")
 
@@ -75,9 +77,10 @@ class Theirs:
         self.optimizer = torch.optim.SGD(
             self.network.parameters(),
             lr=config.lr,
-            momentum=0.9,
+            momentum=MOMENTUM,
             nesterov=True,
-            weight_decay=config.weight_decay,
+            # torch's decay goes through the momentum, which multiplies it by 1 / (1 - momentum).
+            weight_decay=config.weight_decay * (1 - MOMENTUM),
         )
         self.schedule = torch.optim.lr_scheduler.OneCycleLR(
             self.optimizer, max_lr=config.lr, total_steps=steps, pct_start=config.warmup

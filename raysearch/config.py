@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from raysearch.errors import ConfigError, did_you_mean
 
@@ -80,14 +81,16 @@ class TrainConfig(_Part):
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Images per optimizer step, over all workers."""
     optimizer: Literal["sgd", "adamw", "muon"] = "sgd"
-    """SGD with Nesterov momentum 0.9, AdamW, or timm's Muon."""
+    """SGD with Nesterov momentum 0.9, AdamW, or timm's Muon (AdamW for biases, norms and the
+    classifier)."""
     lr: Positive = 0.05
-    """Peak learning rate."""
+    """Peak learning rate. Good ones for Muon are of the size of AdamW's: its updates are."""
     schedule: Literal["cosine", "one_cycle", "plateau"] = "one_cycle"
     """Cosine decay from the peak; a linear rise over `warmup` and then cosine decay; or the peak
     until validation log loss stands still, and then less."""
     plateau_patience: Annotated[int, Field(ge=1)] = 3
-    """Epochs without a lower validation log loss after which plateau lowers the learning rate."""
+    """Epochs in a row without a lower validation log loss after which plateau lowers the learning
+    rate."""
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """What plateau multiplies the learning rate with."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.2
@@ -96,29 +99,52 @@ class TrainConfig(_Part):
     """Decoupled: each step shrinks weights of two or more dimensions by lr times this; biases and
     norms are never decayed."""
     l2: NonNegative | dict[str, NonNegative] = 0.0
-    """Times the sum of squared weights, added to the loss: one strength for all weights of two or
-    more dimensions, or one for each pattern of parameter names (`*` matches anything)."""
+    """Times the sum of squared weights of two or more dimensions, added to the loss: one strength
+    for all, or one for each pattern of parameter names (`*` matches anything, the first pattern
+    that matches counts). The training loss that is reported is without it."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     mixup: NonNegative = 0.0
     """Alpha of the Beta distribution that mixing shares are drawn from; 0 is none."""
     cutmix: NonNegative = 0.0
-    """The same for rectangles cut from another image; with both, each image gets one of the two."""
+    """The same for rectangles cut from another image; with both, each image gets one of the two at
+    equal chance."""
     balance: Literal["none", "oversample", "weighted_sampling", "weighted_loss"] = "none"
-    """Against unequal class sizes, in the training split alone: every image of a rare class seen
-    more often, images drawn with a chance that is equal for every class, or losses weighted."""
+    """Against unequal class sizes, in the training split alone. oversample: images of smaller
+    classes are repeated until all classes are equal, in epochs as much longer. weighted_sampling:
+    epochs of the same length, drawn with a chance that is equal for every class. weighted_loss:
+    losses weighted inversely to the size of their class, by 1 in the mean."""
     early_stopping: Annotated[int, Field(ge=0)] = 0
-    """Epochs without a lower validation log loss after which training ends; 0 is never."""
+    """Epochs in a row without a lower validation log loss after which training ends; 0 is
+    never."""
     augment: AugmentConfig = AugmentConfig()
     ema: NonNegative = 0.5
     """Horizon of the exponential moving average of the weights, in epochs; 0 is none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Autocast type; auto takes bf16 where the device has matrix units for it."""
     compile: bool = False
-    """Run the network through `torch.compile`."""
+    """Train through `torch.compile`, with the same results to rounding; needs a compiler on the
+    machine (C++ for a CPU, C for a GPU) and up to a minute in the first step."""
     images_on: Literal["auto", "device", "host"] = "auto"
     """Where training images wait: on the device, or in the host's memory map. auto is the device
     where they fit."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError("each class is named once")
+        return names
+
+    @field_validator("l2", mode="before")
+    @classmethod
+    def _strengths_of_l2(cls, value: Any) -> Any:
+        strengths = value.values() if isinstance(value, dict) else [value]
+        if all(isinstance(s, int | float) and 0 <= s < float("inf") for s in strengths):
+            return value
+        raise PydanticCustomError(
+            "l2", "l2 is a number of at least 0, or maps patterns of parameter names to such"
+        )
 
     @model_validator(mode="before")
     @classmethod

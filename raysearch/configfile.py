@@ -1,21 +1,25 @@
 """`load_train_config`: a training run from a YAML file, with errors that say where."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from raysearch.config import TrainConfig, describe
-from raysearch.errors import ConfigError
-from raysearch.yamlfile import load_yaml
+from raysearch.data.classes import ClassError
+from raysearch.errors import ConfigError, FieldError
+from raysearch.yamlfile import Document, load_yaml
 
 
 def load_train_config(path: Path | str) -> TrainConfig:
     """The `TrainConfig` whose fields are in the YAML file ``path``.
 
-    Raises `ConfigError` with file, line and column; a network's name, its options and whether
-    it can be built for ``image_size`` are checked too.
+    Raises `ConfigError` with file, line and column; a network's name, its options, whether it
+    can be built for ``image_size`` and whether it can be trained so are checked too.
     """
     from raysearch.models.registry import check_model, faulty_option
+    from raysearch.train.checking import check_recipe
 
     document = load_yaml(path)
     try:
@@ -26,9 +30,23 @@ def load_train_config(path: Path | str) -> TrainConfig:
         message = describe(error, TrainConfig)
         raise document.error(first["loc"], message, key=unknown) from None
     try:
-        check_model(train.model, train.image_size)
+        check_recipe(train, check_model(train.model, train.image_size))
+    except FieldError as error:
+        raise document.error(error.field, str(error), key=len(error.field) > 1) from None
     except ConfigError as error:
         option = faulty_option(train.model, train.image_size)
         place = ("model", option or "name")
         raise document.error(place, str(error), key=option is not None) from None
     return train
+
+
+@contextmanager
+def classes_located(document: Document, *above: str) -> Iterator[None]:
+    """Say where in ``document`` the class stands that the data turns out not to have.
+
+    ``above``: the sections that hold ``classes``.
+    """
+    try:
+        yield
+    except ClassError as error:
+        raise document.error((*above, "classes", error.position), str(error)) from None

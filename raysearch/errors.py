@@ -29,6 +29,14 @@ class ConfigError(InputError):
     pass
 
 
+class FieldError(ConfigError):
+    """``field``: path of the field at fault in a `TrainConfig`, e.g. ``("l2", "*.bias")``."""
+
+    def __init__(self, message: str, field: tuple[str, ...] = ()):
+        super().__init__(message)
+        self.field = field
+
+
 class ArtifactError(InputError):
     pass
 

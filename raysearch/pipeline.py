@@ -19,10 +19,11 @@ import yaml
 from rich.console import Console
 
 from raysearch import __version__
+from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
-from raysearch.errors import ArtifactError, ConfigError, RunError
-from raysearch.files import remove_stale, write_json, write_text
+from raysearch.errors import ArtifactError, ConfigError, InputError, RunError
+from raysearch.files import atomic_folder, remove_stale, write_json, write_text
 from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
 from raysearch.search.plan import (
     Estimate,
@@ -35,6 +36,7 @@ from raysearch.search.plan import (
 )
 from raysearch.space import SearchSpace, load_space
 from raysearch.train.trial import trial_folders
+from raysearch.yamlfile import parse_yaml
 
 ENDING_SHARE, ENDING_SECONDS = 0.1, (20, 300)
 """Part of a time budget that is kept for selection, export and report, and its bounds."""
@@ -79,7 +81,7 @@ def prepare(
     Without ``data``, synthetic faces are drawn into ``scratch``.
     """
     folder = resolve_data(data, scratch)
-    shards = open_shards(folder)
+    shards = open_shards(folder, verify=False)
     cpus, gpus = local_resources()
     plan = make_plan(
         space,
@@ -95,7 +97,7 @@ def prepare(
         max_disk=limits.max_disk,
         trial_timeout=limits.trial_timeout,
     )
-    dataset = load_dataset(folder)
+    dataset = _open_dataset(space, folder)
     check_disk(space, plan, dataset)
     return Prepared(
         space=space,
@@ -106,6 +108,12 @@ def prepare(
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
     )
+
+
+def _open_dataset(space: SearchSpace, folder: Path) -> Dataset:
+    """The classes that ``space`` names; nothing here needs all images in memory."""
+    with classes_located(parse_yaml(space.source_text, str(space.path)), "train"):
+        return load_dataset(folder, classes=space.constants.get("classes"), images_on="host")
 
 
 def resolve_data(data: str | None, scratch: Path) -> Path:
@@ -145,6 +153,7 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
+        "classes": list(prepared.dataset.classes),
         "seed": prepared.seed,
         "limits": vars(limits),
         "versions": versions(),
@@ -152,6 +161,10 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "hardware": hardware(),
     }
     write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "run.yaml").is_file()
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -280,12 +293,7 @@ def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
     limits = replace(Limits(**description["limits"]), **raised)
     data = Path(description["data"])
     prepared = prepare(space, str(data), limits, description["seed"], data)
-    if prepared.dataset.fingerprint != description["data_fingerprint"]:
-        raise ConfigError(
-            f"The data in {data} has changed since {run} began (fingerprint "
-            f"{prepared.dataset.fingerprint}, was {description['data_fingerprint']}). "
-            "Scores on the two cannot be compared: start a new run."
-        )
+    _require_same_data(prepared, run, description)
     lasting = {name: value for name, value in raised.items() if name != "time_budget"}
     if lasting:
         description["limits"] |= lasting
@@ -293,6 +301,52 @@ def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
     statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
     unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
     return prepared, unfinished or len(statuses) < prepared.plan.trials
+
+
+def change_space(run: Path, given: str, name: str | None) -> Path:
+    """The run to go on with where ``run`` is to be resumed with the space ``given``: itself where
+    that is its own; else a new run beside it called ``name``, made here, with those of its
+    finished trials that lie in the new space.
+
+    Raises `ConfigError` with every difference where there is no name for a new run, `InputError`
+    where there is such a run already.
+    """
+    from raysearch.search.newstudy import import_trials
+
+    description, space = read_run(run), load_space(given)
+    changes = load_space(run / "space.yaml").diff(space)
+    if not changes:
+        return run
+    listed = "".join(f"\n  {line}" for line in changes)
+    if name is None:
+        raise ConfigError(
+            f"A study has one space, and {space.path} is not that of {run}:{listed}\n"
+            "Go on without --space, or add --new-study NAME: a new run with those finished trials "
+            "that lie in the new space."
+        )
+    target = run.parent / name
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another --new-study.")
+    limits, data = Limits(**description["limits"]), Path(description["data"])
+    prepared = prepare(space, str(data), limits, description["seed"], data)
+    _require_same_data(prepared, run, description)
+    with atomic_folder(target) as folder:
+        start_run(prepared, folder, sys.argv, limits)
+        imported = import_trials(run, folder, space)
+    print(f"{space.path} changes the space of {run}:{listed}", file=sys.stderr)
+    for number, reason in imported.reasons.items():
+        print(f"trial {number} stays behind: {reason}", file=sys.stderr)
+    print(f"{target} begins with {len(imported.numbers)} trials of {run}", file=sys.stderr)
+    return target
+
+
+def _require_same_data(prepared: Prepared, run: Path, description: dict[str, Any]) -> None:
+    if prepared.dataset.fingerprint != description["data_fingerprint"]:
+        raise ConfigError(
+            f"The data in {prepared.data} has changed since {run} began (fingerprint "
+            f"{prepared.dataset.fingerprint}, was {description['data_fingerprint']}). "
+            "Scores on the two cannot be compared: start a new run."
+        )
 
 
 def new_run_name(data: Path | str | None, space: SearchSpace) -> str:

@@ -20,15 +20,25 @@ BROKEN = [
     ("lr", "fast"),
     ("lr", float("inf")),
     ("schedule", "step"),
+    ("plateau_patience", 0),
+    ("plateau_factor", 1.0),
     ("warmup", 1.0),
     ("warmup", -0.1),
     ("weight_decay", -1e-4),
     ("label_smoothing", 1.0),
+    ("l2", -1.0),
     ("mixup", -0.2),
+    ("cutmix", -0.2),
+    ("balance", "both"),
+    ("early_stopping", -1),
     ("ema", -1.0),
     ("ema", float("inf")),
     ("precision", "fp16"),
+    ("compile", "fast"),
     ("seed", -1),
+    ("images_on", "disk"),
+    ("classes", ["happy"]),
+    ("classes", ["happy", "sad", "happy"]),
     ("augment.mirror", 1.5),
     ("augment.shift", -0.1),
     ("augment.rotate", 181.0),
@@ -36,6 +46,13 @@ BROKEN = [
     ("augment.contrast", 1.0),
     ("augment.noise", -0.5),
     ("augment.erase", 1.01),
+    ("augment.crop", 1.0),
+    ("augment.shear", 90.0),
+    ("augment.brightness", 1.5),
+    ("augment.sharpen", -1.0),
+    ("pretrained", 5),
+    ("init_from", 5),
+    ("freeze_depth", -1),
     ("augment", 3),
     ("model", 5),
 ]
@@ -73,10 +90,25 @@ def test_numbers_must_be_finite(field, value):
         parse_train_config(with_field(field, value))
 
 
+@pytest.mark.parametrize("l2", ["1e-4", None, [0.1], {"*": -1}, {"a": 1, "b": "x"}])
+def test_l2_is_a_strength_or_maps_patterns_to_strengths(l2):
+    with pytest.raises(ConfigError) as caught:
+        parse_train_config({"model": "vgg", "l2": l2})
+    assert "l2: l2 is a number of at least 0, or maps patterns" in str(caught.value)
+    assert repr(l2) in str(caught.value)
+
+
+def test_patterns_of_l2_keep_their_order():
+    l2 = {"b.*": 0.1, "a.*": 0.2, "*": 0}
+    config = parse_train_config({"model": "vgg", "l2": l2})
+    again = parse_train_config(json.loads(json.dumps(config.model_dump(mode="json"))))
+    assert list(again.l2.items()) == list(l2.items())
+
+
 @pytest.mark.parametrize(
     ("field", "hint"),
     [
-        ("learning_rates", "Known here: model, image_size"),
+        ("learning_rates", "Known here: model, pretrained"),
         ("optimiser", "did you mean 'optimizer'?"),
         ("augment.rotat", "did you mean 'rotate'?"),
     ],
@@ -145,13 +177,20 @@ configs = st.builds(
     normalize=st.sampled_from(["dataset", "per_image"]),
     epochs=st.integers(1, 1000),
     batch_size=st.integers(2, 4096),
-    optimizer=st.sampled_from(["sgd", "adamw"]),
+    optimizer=st.sampled_from(["sgd", "adamw", "muon"]),
     lr=numbers(0, 10, exclude_min=True),
-    schedule=st.sampled_from(["cosine", "one_cycle"]),
+    schedule=st.sampled_from(["cosine", "one_cycle", "plateau"]),
+    plateau_patience=st.integers(1, 99),
+    plateau_factor=numbers(0, 1, exclude_min=True, exclude_max=True),
     warmup=numbers(0, 1, exclude_max=True),
     weight_decay=numbers(0, 1),
     label_smoothing=numbers(0, 1, exclude_max=True),
+    l2=numbers(0, 1) | st.dictionaries(st.text(max_size=9), numbers(0, 1), max_size=3),
     mixup=numbers(0, 10),
+    cutmix=numbers(0, 10),
+    balance=st.sampled_from(["none", "oversample", "weighted_sampling", "weighted_loss"]),
+    early_stopping=st.integers(0, 99),
+    compile=st.booleans(),
     augment=augments,
     ema=numbers(0, 10),
     precision=st.sampled_from(["auto", "fp32", "bf16"]),

@@ -30,7 +30,7 @@ def test_model_can_be_a_name_alone(tmp_path):
         ),
         ("model: vgg\nlr: §-1\n", "lr: Input should be greater than 0, but got -1."),
         ("model: vgg\naugment: {shift: §2}\n", "augment.shift: Input should be less than"),
-        ("model: vgg\noptimizer: §adam\n", "optimizer: Input should be 'sgd' or 'adamw'"),
+        ("model: vgg\noptimizer: §adam\n", "optimizer: Input should be 'sgd', 'adamw' or"),
         ("§lr: 0.1\n", "the field 'model' is missing."),
         ("model:\n  §width: 8\n", "the field 'model.name' is missing."),
         ("model: §vggg\n", "There is no network 'vggg' (did you mean 'vgg'?)."),
@@ -38,6 +38,12 @@ def test_model_can_be_a_name_alone(tmp_path):
         ("model: {name: vgg, §widht: 8}\n", "The network 'vgg' has no option 'widht' (did you"),
         ("model: {name: vgg, §depth: 99}\n", "vgg: depth must be from 4 to 13, but got 99."),
         ("model: §vgg\nimage_size: 8\n", "The network 'vgg' halves the image three times"),
+        ("model: vgg\nl2: §-1\n", "l2: l2 is a number of at least 0"),
+        (
+            "model: mlp\nl2:\n  1.*: 1e-4\n  §4.wieght: 0.1\n",
+            "l2: the pattern '4.wieght' matches no weight of two or more dimensions of the "
+            "network. Near it: 4.weight",
+        ),
     ],
 )
 def test_fault_is_named_where_it_stands(tmp_path, text, message):

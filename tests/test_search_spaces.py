@@ -14,7 +14,7 @@ README = (FOLDER / "README.md").read_text(encoding="utf-8")
 
 
 def shipped():
-    for path in sorted(FOLDER.rglob("*.yaml")):
+    for path in sorted(FOLDER.glob("*.yaml")):
         slow = "timm/" in path.read_text(encoding="utf-8")
         yield pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if slow else [])
 
@@ -37,8 +37,8 @@ def test_spaces_are_found_by_name_from_anywhere(tmp_path, monkeypatch):
 
 
 def test_readme_names_every_space():
-    for path in FOLDER.rglob("*.yaml"):
-        assert f"({path.relative_to(FOLDER)})" in README
+    for path in FOLDER.glob("*.yaml"):
+        assert f"({path.name})" in README
 
 
 @pytest.mark.parametrize("example", re.findall(r"```yaml\n(.*?)```", README, re.S))

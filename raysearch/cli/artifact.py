@@ -32,6 +32,7 @@ def evaluate(
     """Score an ensemble on one split of imported data."""
     from raysearch.data.shards import open_shards
     from raysearch.ensemble.evaluation import evaluate as score
+    from raysearch.ensemble.evaluation import known_part
     from raysearch.ensemble.predictor import Predictor
 
     predictor = Predictor(artifact)
@@ -39,7 +40,10 @@ def evaluate(
     report = score(predictor, shards, split)
     seen = {"train": "trained", "validation": "selected"}
     known = predictor.artifact.manifest.data.get("fingerprint")
-    if split in seen and shards.fingerprint == known:
+    if report["classes_left_out"]:
+        names = ", ".join(report["classes_left_out"])
+        _warn(f"note: the ensemble does not know the classes {names}: their images are left out")
+    if split in seen and known_part(shards, predictor.classes).fingerprint == known:
         _warn(f"note: the ensemble was {seen[split]} on this split: its scores are optimistic")
     if as_json:
         print(json.dumps(report, indent=2))

@@ -85,13 +85,22 @@ def resume(
     time_budget: Budget = None,
     max_disk: MaxDisk = None,
     trial_timeout: Timeout = None,
+    space: Annotated[str | None, typer.Option(help="A changed space; see --new-study.")] = None,
+    new_study: Annotated[
+        str | None,
+        typer.Option(help="Name of a new run with the changed space and the trials that fit it."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a run that was interrupted, or raise its limits."""
+    """Go on with a run that was interrupted, raise its limits, or change its space."""
     begin = time.monotonic()
     from raysearch import pipeline
 
     run = run.resolve()
+    if new_study is not None and space is None:
+        raise ConfigError("--new-study needs the changed space: --space FILE.")
+    if space is not None:
+        run = pipeline.change_space(run, space, new_study)
     prepared, anything_left = pipeline.resume(
         run,
         trials=trials,
@@ -130,32 +139,85 @@ def status(
 
 
 def train(
-    config: Annotated[Path, typer.Argument(help="YAML file of one training configuration.")],
-    data: Annotated[str, typer.Option(help="Folder of shards, or anything to import.")],
+    config: Annotated[
+        Path, typer.Argument(help="YAML file of one training run, a baseline, or a run's folder.")
+    ],
+    data: Data = None,
+    trial: Annotated[int | None, typer.Option(min=0, help="Trial of the run to repeat.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the trial; resumed if it is.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Train one configuration, without a search and without Ray."""
-    from raysearch.configfile import load_train_config
-    from raysearch.pipeline import resolve_data
-    from raysearch.train.device import default_device
-    from raysearch.train.single import train_one
+    """Train one configuration, or repeat one trial of a run, without a search and without Ray."""
+    from raysearch.pipeline import is_run
 
     changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
-    loaded = load_train_config(config).model_copy(update=changes)
-    folder = out or Path("results") / "train" / config.stem
-    shards = resolve_data(data, Path("results/synthetic-faces"))
-    result = train_one(loaded, shards, folder, default_device(), _stderr())
+    if trial is not None or is_run(config):
+        result = _repeat(config, trial, data, out, changes)
+    elif data is None:
+        raise ConfigError(f"--data must name the images that {config} is trained on.")
+    else:
+        result = _train_config(config, data, out, changes)
     if as_json:
         print(json.dumps(result))
         return
     print(
         f"{result['status']}: validation accuracy {100 * result['validation_accuracy']:.2f} %, "
         f"log loss {result['validation_log_loss']:.4f} (epoch {result['epoch']}), "
-        f"{result['parameters']:,} parameters\n{folder}"
+        f"{result['parameters']:,} parameters\n{result['folder']}"
     )
+    if "differences" in result:
+        _print_comparison(result, trial)
+
+
+def _train_config(
+    config: Path, data: str, out: Path | None, changes: dict[str, int]
+) -> dict[str, Any]:
+    from raysearch.configfile import classes_located, load_train_config
+    from raysearch.pipeline import resolve_data
+    from raysearch.space import resolve_config
+    from raysearch.train.device import default_device
+    from raysearch.train.single import train_one
+    from raysearch.yamlfile import load_yaml
+
+    path = resolve_config(config)
+    loaded = load_train_config(path).model_copy(update=changes)
+    folder = out or Path("results") / "train" / config.stem
+    shards = resolve_data(data, Path("results/synthetic-faces"))
+    with classes_located(load_yaml(path)):
+        return train_one(loaded, shards, folder, default_device(), _stderr())
+
+
+def _repeat(
+    run: Path, trial: int | None, data: str | None, out: Path | None, changes: dict[str, int]
+) -> dict[str, Any]:
+    from raysearch.pipeline import read_run, resolve_data
+    from raysearch.train.device import default_device
+    from raysearch.train.repeat import repeat_trial
+    from raysearch.train.trial import TrialFolder
+
+    run = run.resolve()
+    description = read_run(run)
+    if trial is None:
+        raise ConfigError(f"{run} is a run: --trial N says which of its trials to repeat.")
+    if changes:
+        raise ConfigError("--trial repeats a trial as it was: leave out --epochs and --seed.")
+    original = TrialFolder(run / "trials" / f"{trial:04d}")
+    folder = out or Path("results") / "train" / f"{run.name}-{trial:04d}"
+    shards = resolve_data(data or description["data"], Path("results/synthetic-faces"))
+    return repeat_trial(original, shards, folder, default_device(), _stderr())
+
+
+def _print_comparison(result: dict[str, Any], trial: int | None) -> None:
+    epochs, differences = result["compared_epochs"], result["differences"]
+    if not differences:
+        print(f"equal to trial {trial} in every metric of its {epochs} epochs, times aside")
+    for found in differences:
+        print(
+            f"differs from trial {trial} in {found['metric']} from epoch {found['epoch']} on: "
+            f"{found['is']!r}, was {found['was']!r}"
+        )
 
 
 def seconds(text: str | None) -> float | None:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raysearch.data.parallel import in_order
 from raysearch.data.perceptual import components, dhash, near_pairs
-from raysearch.data.rows import in_order
+from raysearch.data.reading import ImageStack
 from raysearch.data.shards import Shards
 
 CORRELATION = 0.9
@@ -75,7 +76,7 @@ def audit(shards: Shards) -> Audit:
         return_index=True,
         return_inverse=True,
     )
-    pixels = _Pixels([split.images_NCHW for split in splits])
+    pixels = ImageStack([split.images_NCHW for split in splits])
     constant_U = _constant(pixels, first_U)
     varied_U = np.flatnonzero(~constant_U)
     linked_U = np.arange(len(first_U))
@@ -93,44 +94,30 @@ def audit(shards: Shards) -> Audit:
     )
 
 
-class _Pixels:
-    """Images of several memory-mapped arrays by one running number, without joining them."""
-
-    def __init__(self, parts: Sequence[np.ndarray]) -> None:
-        self._parts = parts
-        self._starts = np.cumsum([0, *map(len, parts)])
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), *self._parts[0].shape[1:]), np.uint8)
-        for part, start in zip(self._parts, self._starts[:-1], strict=True):
-            inside = (rows >= start) & (rows < start + len(part))
-            out[inside] = part[rows[inside] - start]
-        return out
-
-    def map(self, function, rows: np.ndarray) -> np.ndarray:
-        """``function`` of chunks of images, joined."""
-        starts = range(0, max(1, len(rows)), CHUNK)
-        return np.concatenate(
-            list(in_order(lambda s: function(self.take(rows[s : s + CHUNK])), starts))
-        )
+def _mapped(pixels: ImageStack, function, rows: np.ndarray) -> np.ndarray:
+    """``function`` of chunks of the images at ``rows``, joined."""
+    starts = range(0, max(1, len(rows)), CHUNK)
+    return np.concatenate(
+        list(in_order(lambda start: function(pixels[rows[start : start + CHUNK]]), starts))
+    )
 
 
-def _constant(pixels: _Pixels, rows: np.ndarray) -> np.ndarray:
+def _constant(pixels: ImageStack, rows: np.ndarray) -> np.ndarray:
     def flat(images: np.ndarray) -> np.ndarray:
         values = images.reshape(*images.shape[:2], images.shape[2] * images.shape[3])
         return (values.min(axis=2, initial=255) >= values.max(axis=2, initial=0)).all(axis=1)
 
-    return pixels.map(flat, rows)
+    return _mapped(pixels, flat, rows)
 
 
-def _near_components(pixels: _Pixels, rows: np.ndarray) -> np.ndarray:
+def _near_components(pixels: ImageStack, rows: np.ndarray) -> np.ndarray:
     """For each of the distinct, varied images ``rows``: the first that shows the same picture."""
-    hashes = pixels.map(dhash, rows)
+    hashes = _mapped(pixels, dhash, rows)
     distinct, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
     same = np.stack([np.arange(len(rows)), first[inverse]], axis=1)
     pairs = np.concatenate([same[same[:, 0] != same[:, 1]], first[near_pairs(distinct)]])
     kept = [
-        chunk[_correlation(pixels.take(rows[chunk[:, 0]]), pixels.take(rows[chunk[:, 1]]))]
+        chunk[_correlation(pixels[rows[chunk[:, 0]]], pixels[rows[chunk[:, 1]]])]
         for chunk in np.array_split(pairs, max(1, len(pairs) // CHUNK))
     ]
     return components(len(rows), np.concatenate(kept))

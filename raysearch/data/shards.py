@@ -10,15 +10,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
-from raysearch.data.batches import REMEDY, read_batch, values_of, write_batch
+from raysearch.data.batches import REMEDY, write_batch
+from raysearch.data.classes import check_names
+from raysearch.data.reading import Split
 from raysearch.errors import DataError, did_you_mean
 from raysearch.files import sha256_of, sync, write_json
 
@@ -42,57 +42,16 @@ def digests_of(images_NCHW: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Split:
-    """The rows of one split in order, read from its memory-mapped shards on first use."""
-
-    name: str
-    digest: str
-    """Hex; names the images and labels of the split in order, whatever the shard size."""
-    paths: tuple[Path, ...]
-    rows: int
-    shape: tuple[int, int, int]
-
-    def __len__(self) -> int:
-        return self.rows
-
-    @cached_property
-    def _batches(self) -> list[pa.RecordBatch]:
-        return [read_batch(path) for path in self.paths]
-
-    @cached_property
-    def images_NCHW(self) -> np.ndarray:
-        """uint8 [N, C, H, W], read-only: a view of the file where the split is one shard."""
-        parts = [batch.column("image").to_numpy_ndarray() for batch in self._batches]
-        return _joined(parts, np.empty((0, *self.shape), np.uint8))
-
-    @cached_property
-    def labels_N(self) -> np.ndarray:
-        """int64 [N], positions in `Shards.classes`."""
-        parts = [values_of(batch.column("label"), np.int16) for batch in self._batches]
-        return _joined(parts, np.empty(0, np.int16)).astype(np.int64)
-
-    @cached_property
-    def digests_N16(self) -> np.ndarray:
-        """uint8 [N, 16]."""
-        parts = [values_of(batch.column("digest"), "V16") for batch in self._batches]
-        parts = [part.view(np.uint8).reshape(-1, 16) for part in parts]
-        return _joined(parts, np.empty((0, 16), np.uint8))
-
-    @cached_property
-    def sources(self) -> Sequence[str]:
-        """Where each row came from: a file name, or ``file.csv:row``."""
-        return [name for batch in self._batches for name in batch.column("source").to_pylist()]
-
-
-@dataclass(frozen=True)
 class Shards:
-    """An open data folder."""
+    """An open data folder, or a view of some of its classes."""
 
     path: Path
     classes: tuple[str, ...]
     shape: tuple[int, int, int]
     fingerprint: str
     manifest: dict[str, Any]
+    kept: tuple[int, ...] | None = None
+    """Of a view: the classes' labels in the files."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -106,7 +65,32 @@ class Shards:
             raise DataError(f"{self.path} has no split {name!r}{hint}: {', '.join(self.splits)}.")
         entry = self.manifest["splits"][name]
         paths = tuple(self.path / shard["file"] for shard in entry["shards"])
-        return Split(name, entry["digest"], paths, entry["rows"], self.shape)
+        return Split(name, entry["digest"], paths, entry["rows"], self.shape, self.kept)
+
+    def subset(self, classes: Sequence[str] | None) -> "Shards":
+        """A view of the rows of these ``classes``, labels numbered in this order; None: all.
+
+        It equals in everything, its digests and fingerprint too, what an import of these rows
+        alone would be. Raises `ClassError` for a class that the data does not have.
+        """
+        if classes is None or tuple(classes) == self.classes:
+            return self
+        check_names(classes, self.classes)
+        kept = tuple(self.classes.index(name) for name in classes)
+        if self.kept is not None:
+            kept = tuple(self.kept[label] for label in kept)
+        splits = {}
+        for name in self.splits:
+            split = replace(self.split(name), kept=kept)
+            shards = self.manifest["splits"][name]["shards"]
+            splits[name] = _split_entry(classes, split.labels_N, split.digests_N16, shards)
+        fingerprint = _fingerprint(classes, self.shape, splits)
+        manifest = self.manifest | {
+            "classes": list(classes),
+            "fingerprint": fingerprint,
+            "splits": splits,
+        }
+        return Shards(self.path, tuple(classes), self.shape, fingerprint, manifest, kept)
 
 
 def open_shards(folder: Path | str, verify: bool = True) -> Shards:
@@ -171,8 +155,7 @@ def write_shards(
                 write_batch(path, images, labels_N[part], names, digests_N16[part])
                 shards.append(hashing.submit(_shard_entry, path, len(part)))
                 sync(path)  # while it is hashed
-            splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows])
-            splits[name]["shards"] = shards
+            splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
     for entry in splits.values():
         entry["shards"] = [shard.result() for shard in entry["shards"]]
     manifest = {
@@ -194,13 +177,14 @@ def _shard_entry(path: Path, rows: int) -> dict[str, Any]:
 
 
 def _split_entry(
-    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray
+    classes: Sequence[str], labels_N: np.ndarray, digests_N16: np.ndarray, shards: list
 ) -> dict[str, Any]:
     counts = np.bincount(labels_N, minlength=len(classes)).tolist()
     return {
         "rows": len(labels_N),
         "class_counts": dict(zip(classes, counts, strict=True)),
         "digest": _split_digest(digests_N16, labels_N),
+        "shards": shards,
     }
 
 
@@ -218,12 +202,6 @@ def _split_digest(digests_N16: np.ndarray, labels_N: np.ndarray) -> str:
 def _fingerprint(classes: Sequence[str], shape: Sequence[int], splits: Mapping) -> str:
     named = [list(classes), list(shape), [[name, splits[name]["digest"]] for name in splits]]
     return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
-
-
-def _joined(parts: list[np.ndarray], empty: np.ndarray) -> np.ndarray:
-    if len(parts) > 1:
-        return np.concatenate(parts)
-    return parts[0] if parts else empty
 
 
 def _read_manifest(folder: Path) -> dict[str, Any]:

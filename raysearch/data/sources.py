@@ -11,7 +11,8 @@ from raysearch.data import images
 from raysearch.data.containers import Container, Folder, Unreadable, Zip, read
 from raysearch.data.images import BadImage, Header
 from raysearch.data.layouts import SPLIT_NAMES, Layout, read_layout
-from raysearch.data.rows import Batch, Reader, in_order
+from raysearch.data.parallel import in_order
+from raysearch.data.rows import Batch, Reader
 from raysearch.data.tables import LINE, TableReader, read_columns
 from raysearch.data.tarballs import Bounded, Tarball, is_tar
 from raysearch.errors import DataError

@@ -13,8 +13,9 @@ from typing import IO
 from raysearch.data.containers import READ_ERRORS
 from raysearch.data.images import Header, resized
 from raysearch.data.layouts import FER_CLASSES, USAGES
+from raysearch.data.parallel import in_order, in_processes
 from raysearch.data.pixels import BadRow, parse_pixels
-from raysearch.data.rows import Batch, in_order, in_processes
+from raysearch.data.rows import Batch
 from raysearch.errors import DataError
 
 BLOCK = 4 * 2**20

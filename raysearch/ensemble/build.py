@@ -10,6 +10,7 @@ import numpy as np
 import yaml
 
 from raysearch import metrics
+from raysearch.data.classes import ClassError
 from raysearch.data.shards import Shards, open_shards
 from raysearch.ensemble import baselines
 from raysearch.ensemble.calibration import calibrate
@@ -89,16 +90,23 @@ def build_ensemble(
 
 
 def open_data(run: Path) -> Shards:
-    """The shards that ``run`` was searched on. Raises `ArtifactError` or `DataError`."""
+    """The shards that ``run`` was searched on, of its classes alone. Raises `ArtifactError` or
+    `DataError`."""
     path = run / "run.yaml"
     try:
-        folder = Path(yaml.safe_load(path.read_text(encoding="utf-8"))["data"])
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+        folder = Path(description["data"])
     except (OSError, TypeError, KeyError, UnicodeError, yaml.YAMLError) as error:
         raise ArtifactError(
             f"{run} is not a run: {path} must name the folder of its data under the key 'data' "
             f"({type(error).__name__}: {error}). Give the folder that `raysearch tune` made."
         ) from None
-    return open_shards(folder)
+    try:
+        return open_shards(folder).subset(description.get("classes"))
+    except ClassError as error:
+        raise ArtifactError(
+            f"{run} cannot use {folder} any more, which has changed since: {error}"
+        ) from None
 
 
 def _usable_library(run: Path, shards: Shards, progress: Progress) -> Library:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from raysearch import metrics
+from raysearch.data.classes import ClassError
 from raysearch.data.shards import Shards, Split
 from raysearch.ensemble.predictor import Predictor
 from raysearch.errors import DataError
@@ -13,10 +14,14 @@ from raysearch.errors import DataError
 def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str, Any]:
     """Everything that `raysearch evaluate --json` prints.
 
+    Images of classes that the ensemble does not know (``classes_left_out``) do not take part.
     ``accuracy_without_train_twins`` leaves out the images whose pixels also occur in train; it
     is None where that leaves none. ``accuracy_se`` is the binomial standard error.
-    Raises `DataError` for an empty split and for data of other classes or another shape.
+    Raises `DataError` for an empty split and for data of another shape or without one of the
+    ensemble's classes.
     """
+    left_out = [name for name in shards.classes if name not in predictor.classes]
+    shards = known_part(shards, predictor.classes)
     split = _checked_split(predictor, shards, split_name)
     labels_N = split.labels_N
     probs_NK = predictor.predict_probs(split.images_NCHW)
@@ -27,6 +32,7 @@ def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str,
     return {
         "split": split_name,
         "images": len(split),
+        "classes_left_out": left_out,
         **scores,
         "accuracy_se": (scores["accuracy"] * (1 - scores["accuracy"]) / len(split)) ** 0.5,
         "per_class": _per_class(shards.classes, confusion_KK),
@@ -36,13 +42,22 @@ def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str,
     }
 
 
-def _checked_split(predictor: Predictor, shards: Shards, name: str) -> Split:
-    if shards.classes != predictor.classes:
+def known_part(shards: Shards, classes: tuple[str, ...]) -> Shards:
+    """The images of an ensemble's ``classes``, in whatever order the data has them.
+
+    Raises `DataError` where the data lacks one.
+    """
+    try:
+        return shards.subset(classes)
+    except ClassError:
         raise DataError(
-            f"The ensemble's classes are {', '.join(predictor.classes)}, but those of "
-            f"{shards.path} are {', '.join(shards.classes)}. They must be the same in the same "
-            "order: import the data with the class names that the ensemble was trained on."
-        )
+            f"The ensemble's classes are {', '.join(classes)}, but those of {shards.path} are "
+            f"{', '.join(shards.classes)}. The data must have them all, by the same names: import "
+            "it with the class names that the ensemble was trained on."
+        ) from None
+
+
+def _checked_split(predictor: Predictor, shards: Shards, name: str) -> Split:
     if shards.shape != predictor.shape:
         raise DataError(
             f"The ensemble takes images of shape {list(predictor.shape)} (channels, height, "
@@ -54,8 +69,8 @@ def _checked_split(predictor: Predictor, shards: Shards, name: str) -> Split:
         rows = {other: len(shards.split(other)) for other in shards.splits}
         filled = ", ".join(f"{other} ({count:,})" for other, count in rows.items() if count)
         raise DataError(
-            f"The split {name!r} of {shards.path} has no images. Splits with images: "
-            f"{filled or 'none'}. Name one with --split."
+            f"The split {name!r} of {shards.path} has no images of {', '.join(shards.classes)}. "
+            f"Splits with such images: {filled or 'none'}. Name one with --split."
         )
     return split
 

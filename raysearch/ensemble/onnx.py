@@ -95,6 +95,8 @@ def run_session(
     session: "onnxruntime.InferenceSession", images_NCHW: np.ndarray, batch_size: int
 ) -> np.ndarray:
     """``probs_NK`` float32 of uint8 images, ``batch_size`` at a time."""
-    starts = range(0, len(images_NCHW), batch_size)
-    batches = [np.ascontiguousarray(images_NCHW[start : start + batch_size]) for start in starts]
-    return np.concatenate([session.run([OUTPUT], {INPUT: batch})[0] for batch in batches])
+    probs = []
+    for start in range(0, len(images_NCHW), batch_size):
+        batch = np.ascontiguousarray(images_NCHW[start : start + batch_size])
+        probs += session.run([OUTPUT], {INPUT: batch})
+    return np.concatenate(probs)

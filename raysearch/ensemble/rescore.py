@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from raysearch.data.feeding import HostImages
 from raysearch.data.shards import Split
 from raysearch.ensemble.library import Candidate, Library, normalized, read_candidates
 from raysearch.errors import RaysearchError
@@ -47,7 +48,7 @@ def rescore(
     A candidate whose weights cannot be read or do not fit its network is left out with the
     reason.
     """
-    images_NCHW = torch.from_numpy(np.array(validation.images_NCHW))
+    images_NCHW = HostImages(validation.images_NCHW, device)
     probs_NVK = library.probs_NVK.copy()
     candidates = list(library.candidates)
     lost: dict[int, str] = {}
@@ -71,7 +72,7 @@ def rescore(
 
 
 def _predict(
-    record: TrialRecord, candidate: Candidate, images_NCHW: torch.Tensor, device: torch.device
+    record: TrialRecord, candidate: Candidate, images_NCHW: HostImages, device: torch.device
 ) -> NDArray[np.float16]:
     with torch.random.fork_rng(devices=[]):
         preprocess, network = record.build()
@@ -83,7 +84,7 @@ def _predict(
 def _full_precision_probs(
     network: torch.nn.Module,
     preprocess: Preprocess,
-    images_NCHW: torch.Tensor,
+    images_NCHW: HostImages,
     mirror: bool,
     device: torch.device,
 ) -> torch.Tensor:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from raysearch.config import Fraction
 from raysearch.errors import ConfigError, did_you_mean
+from raysearch.models.head import add_hidden
+from raysearch.models.layers import Sizes
 
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, BlurPool2d)
 _PROBE = 96
@@ -29,6 +31,7 @@ def backbone(
     stem: Literal["small", "imagenet"] = "small",
     dropout: Fraction = 0.0,
     drop_path: Fraction = 0.0,
+    head_hidden: Sizes = (),
 ) -> nn.Module:
     """timm's ``name``, freshly initialized: ``[N, C, S, S]`` to logits ``[N, K]``.
 
@@ -36,8 +39,10 @@ def backbone(
         stem: small: the image's first fourfold reduction is left out, and a first convolution
             that is larger than 3x3 becomes 3x3; a vision transformer gets patches of a quarter of
             their side instead. imagenet: as timm has it.
-        dropout: before the classifier.
+        dropout: before the classifier, and after each of ``head_hidden``.
         drop_path: largest probability of skipping a residual branch (stochastic depth).
+        head_hidden: units of fully connected layers before the classifier; in a VGG, instead of
+            its own two of 4,096.
 
     Raises `ConfigError` for an unknown name, an option that this network cannot have, or images
     that are too small for it.
@@ -47,7 +52,9 @@ def backbone(
             f"timm has no backbone {name!r}{did_you_mean(name, timm.list_models())}. "
             "timm.list_models() lists them all."
         )
-    options = {"in_chans": channels, "num_classes": classes, "drop_rate": dropout}
+    hidden = [head_hidden] if isinstance(head_hidden, int) else list(head_hidden)
+    options: dict[str, Any] = {"in_chans": channels, "num_classes": classes}
+    options["drop_rate"] = 0.0 if hidden else dropout
     if drop_path:
         options["drop_path_rate"] = drop_path
     network = None
@@ -55,6 +62,8 @@ def backbone(
         network, sized = _create(name, image_size, options)
         if stem == "small":
             network = _with_small_stem(network, sized, name, image_size, options)
+        if hidden:
+            add_hidden(network, name, hidden, dropout)
         _forward(network, channels, image_size)
     except ConfigError:
         raise

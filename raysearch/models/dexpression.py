@@ -6,6 +6,7 @@ Expression Recognition", arXiv 1509.05371 (2015), section 3, as it is commonly c
 after the blocks. At 48 pixels: 21 x 21 x 64, pooled to 10 x 10, then 8 x 8 x 272 and 6 x 6 x 272.
 """
 
+from collections import OrderedDict
 from typing import Literal
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from raysearch.config import Fraction
 from raysearch.errors import ConfigError
+from raysearch.models.layers import glorot_
 
 _BLOCK_CHANNELS = 208 + 64
 
@@ -40,7 +42,8 @@ def dexpression(
     dropout: Fraction = 0.5,
 ) -> nn.Sequential:
     """``[N, C, S, S]`` to logits ``[N, K]``; 485,671 parameters beside the norm's 128 for two
-    blocks, one channel, seven classes and 48 pixels.
+    blocks, one channel, seven classes and 48 pixels. Its parts have names: ``stem``, ``featex1``,
+    ``featex2``, ``classifier``.
 
     Args:
         blocks: FeatEx blocks.
@@ -52,15 +55,17 @@ def dexpression(
             f"The network 'dexpression' with {blocks} block(s) needs image_size >= {smallest}, "
             f"but got {image_size}."
         )
-    stem = [
+    stem = nn.Sequential(
         nn.Conv2d(channels, 64, 7, stride=2),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(3, stride=2),
         nn.BatchNorm2d(64),
-    ]
-    body = [FeatEx(64 if block == 0 else _BLOCK_CHANNELS) for block in range(blocks)]
+    )
     pooled = ((image_size - 7) // 2 + 1 - 3) // 2 + 1
     features = _BLOCK_CHANNELS * (pooled - 2 * blocks) ** 2
-    return nn.Sequential(
-        *stem, *body, nn.Flatten(), nn.Dropout(dropout), nn.Linear(features, classes)
-    )
+    parts: dict[str, nn.Module] = {"stem": stem}
+    for block in range(blocks):
+        parts[f"featex{block + 1}"] = FeatEx(_BLOCK_CHANNELS if block else 64)
+    parts |= {"flatten": nn.Flatten(), "dropout": nn.Dropout(dropout)}
+    parts["classifier"] = nn.Linear(features, classes)
+    return glorot_(nn.Sequential(OrderedDict(parts)))

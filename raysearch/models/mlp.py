@@ -2,8 +2,14 @@
 
 from torch import nn
 
-from raysearch.config import Fraction
-from raysearch.errors import ConfigError
+from raysearch.models.layers import (
+    Activation,
+    Rates,
+    Sizes,
+    activation_layer,
+    glorot_,
+    per_layer,
+)
 
 
 def mlp(
@@ -11,21 +17,34 @@ def mlp(
     classes: int,
     image_size: int,
     *,
-    hidden: list[int] | tuple[int, ...] | int = (512, 128),
-    dropout: Fraction = 0.2,
+    hidden: Sizes = (512, 128),
+    dropout: Rates = 0.2,
+    activation: Activation = "relu",
 ) -> nn.Sequential:
-    """``[N, C, S, S]`` to logits ``[N, K]`` through ``hidden`` layers of ReLU units.
+    """``[N, C, S, S]`` to logits ``[N, K]`` through ``hidden`` layers.
+
+    For one channel, 48 pixels and seven classes, layers of 128, 64 and 32 units make 305,607
+    parameters; 256 and 64 make 606,983; 512 and 64 make 1,213,447.
 
     Args:
         hidden: units of each hidden layer.
         dropout: after each hidden layer.
+        activation: of the hidden layers.
     """
-    sizes = [hidden] if isinstance(hidden, int) else list(hidden)
-    if not sizes or any(size < 1 for size in sizes):
-        raise ConfigError(f"mlp: hidden must list layer sizes of at least 1, but got {hidden!r}.")
-    layers: list[nn.Module] = [nn.Flatten()]
     features = channels * image_size * image_size
-    for size in sizes:
-        layers += [nn.Linear(features, size), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+    dense = dense_layers(features, classes, hidden, dropout, activation)
+    return glorot_(nn.Sequential(nn.Flatten(), *dense))
+
+
+def dense_layers(
+    features: int, classes: int, hidden: Sizes, dropout: Rates, activation: Activation
+) -> list[nn.Module]:
+    """``[N, features]`` to logits ``[N, classes]``: a linear layer, the activation and dropout for
+    each of ``hidden``, then the classifier. Raises `ConfigError` for other than one rate a layer.
+    """
+    sizes = [hidden] if isinstance(hidden, int) else hidden
+    layers: list[nn.Module] = []
+    for size, rate in zip(sizes, per_layer("dropout", dropout, len(sizes)), strict=True):
+        layers += [nn.Linear(features, size), activation_layer(activation), nn.Dropout(rate)]
         features = size
-    return nn.Sequential(*layers, nn.Linear(features, classes))
+    return [*layers, nn.Linear(features, classes)]

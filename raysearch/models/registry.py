@@ -20,7 +20,13 @@ from raysearch.errors import ConfigError, did_you_mean
 
 BUILDERS = {
     "vgg": "raysearch.models.vgg:vgg",
+    "resnet": "raysearch.models.resnet:resnet",
+    "se_resnet": "raysearch.models.preact:se_resnet",
+    "wide_resnet": "raysearch.models.preact:wide_resnet",
+    "cnn": "raysearch.models.cnn:cnn",
     "mlp": "raysearch.models.mlp:mlp",
+    "dcnn": "raysearch.models.dcnn:dcnn",
+    "hog_dcnn": "raysearch.models.dcnn:hog_dcnn",
     "dexpression": "raysearch.models.dexpression:dexpression",
     "mini_xception": "raysearch.models.xception:mini_xception",
     "tiny_xception": "raysearch.models.xception:tiny_xception",
@@ -69,15 +75,18 @@ def unknown_option(model: ModelConfig) -> str | None:
     return next((option for option in model.options if option not in known), None)
 
 
-def check_model(model: ModelConfig, image_size: int, channels: int = 1, classes: int = 7) -> None:
-    """Raises `ConfigError` where `build_model` would fail; computes and keeps no weights."""
+def check_model(
+    model: ModelConfig, image_size: int, channels: int = 1, classes: int = 7
+) -> nn.Module:
+    """The network, for its structure: most have no weights. Raises `ConfigError` where
+    `build_model` would fail."""
     try:
         with torch.device("meta"):
-            build_model(model, channels, classes, image_size)
+            return build_model(model, channels, classes, image_size)
     except Exception:
         # Meta tensors have no values, which some backbones compute with: only a failure
         # with real ones counts.
-        _check_by_building(model, image_size, channels, classes)
+        return _check_by_building(model, image_size, channels, classes)
 
 
 def faulty_option(model: ModelConfig, image_size: int) -> str | None:
@@ -97,10 +106,12 @@ def faulty_option(model: ModelConfig, image_size: int) -> str | None:
     return None
 
 
-def _check_by_building(model: ModelConfig, image_size: int, channels: int, classes: int) -> None:
+def _check_by_building(
+    model: ModelConfig, image_size: int, channels: int, classes: int
+) -> nn.Module:
     try:
         with torch.random.fork_rng(devices=[]):
-            build_model(model, channels, classes, image_size)
+            return build_model(model, channels, classes, image_size)
     except ConfigError:
         raise
     except Exception as error:
@@ -122,8 +133,11 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
         return functools.partial(backbone, name=name.removeprefix(_TIMM))
     if name not in BUILDERS:
+        import timm
+
+        nearest = [_TIMM + name] if timm.is_model(name) else BUILDERS
         raise ConfigError(
-            f"There is no network {name!r}{did_you_mean(name, BUILDERS)}. "
+            f"There is no network {name!r}{did_you_mean(name, nearest)}. "
             f"Known: {', '.join(BUILDERS)}, and timm/<name> for any timm backbone."
         )
     module, function = BUILDERS[name].split(":")

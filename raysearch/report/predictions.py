@@ -31,7 +31,9 @@ def validation_predictions(run: Path, best_trial: int | None) -> Predictions | N
     folders = {int(folder.path.name): folder for folder in trial_folders(run)}
     manifest = read_object(run / MANIFEST)
     try:
-        shards = open_shards(str(read_description(run)["data"]), verify=False)
+        description = read_description(run)
+        shards = open_shards(str(description["data"]), verify=False)
+        shards = shards.subset(description.get("classes"))
         split = shards.split("validation")
         if manifest:
             of, probs_VK = "ensemble", _mix(manifest, folders, split)

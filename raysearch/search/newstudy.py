@@ -4,9 +4,10 @@ import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
@@ -31,7 +32,9 @@ class Imported:
 def import_trials(source: Path, target: Path, space: SearchSpace) -> Imported:
     """Copy the finished trials of the run ``source`` that lie in ``space`` to the run ``target``,
     which has none yet: their folders and their place in the study, with new numbers."""
-    study = open_study(target / "study.log")
+    (target / "trials").mkdir(parents=True, exist_ok=True)
+    objectives = len(space.search.objective)
+    study = open_study(target / "study.log", objectives)
     dimensions = {dimension.name: dimension for dimension in space.searched}
     numbers, reasons = {}, {}
     for trial in open_study(source / "study.log").get_trials(deepcopy=False, states=FINISHED):
@@ -42,30 +45,29 @@ def import_trials(source: Path, target: Path, space: SearchSpace) -> Imported:
             reasons[trial.number] = str(error)
             continue
         number = numbers[trial.number] = len(numbers)
-        _copy_folder(folder, target / "trials" / f"{number:04d}", number)
+        record = _copy_folder(folder, target / "trials" / f"{number:04d}", number)
         distributions = {name: distribution(dimensions[name]) for name in values}
-        study.add_trial(_copy_trial(trial, values, distributions, str(folder.path)))
+        complete = trial.state == TrialState.COMPLETE
+        losses = [*(trial.values or [])[:1], *trial.intermediate_values.values()]
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=trial.state,
+                values=[min(losses), record["parameters"]][:objectives] if complete else None,
+                params=values,
+                distributions=distributions,
+                intermediate_values=trial.intermediate_values if objectives == 1 else {},
+                user_attrs=trial.user_attrs | {"imported": str(folder.path)},
+            )
+        )
     for known in space.known_values:
         study.enqueue_trial(known, skip_if_exists=True)
     return Imported(numbers, reasons)
 
 
-def _copy_trial(
-    trial: FrozenTrial, values: dict, distributions: dict, source: str
-) -> FrozenTrial:
-    return optuna.trial.create_trial(
-        state=trial.state,
-        values=trial.values if trial.state == TrialState.COMPLETE else None,
-        params=values,
-        distributions=distributions,
-        intermediate_values=trial.intermediate_values,
-        user_attrs=trial.user_attrs | {"imported": source},
-    )
-
-
-def _copy_folder(folder: TrialFolder, target: Path, number: int) -> None:
-    """All but its checkpoint, which nothing goes on from."""
+def _copy_folder(folder: TrialFolder, target: Path, number: int) -> dict[str, Any]:
+    """All but its checkpoint, which nothing goes on from; returns its record."""
     shutil.copytree(folder.path, target, ignore=shutil.ignore_patterns("checkpoint", ".*.tmp"))
     copy = TrialFolder(target)
     record = json.loads(copy.config.read_text(encoding="utf-8"))
     write_json(copy.config, record | {"trial": number})
+    return record

@@ -46,6 +46,12 @@ class Plan:
         """Epochs in all if no trial were stopped early."""
         return self.trials * self.epochs
 
+    @property
+    def memory_share(self) -> float:
+        """Part of a device's memory that one worker may count on; others share the device."""
+        gpu = self.resources["gpu"]
+        return min(gpu, 1.0) if gpu else 1 / (self.concurrent * self.workers)
+
 
 def make_plan(
     space: SearchSpace,
@@ -125,12 +131,12 @@ def estimate(space: SearchSpace, plan: Plan, dataset: Dataset, seed: int) -> Est
     configs = example_configs(space, epochs=plan.epochs, seed=seed, drawn=3)
     torch.set_num_threads(plan.threads)
     measured = [measure(config, dataset) for config in configs]
-    images = len(dataset.train) * plan.trial_epochs
-    pace = float(np.mean([seconds for seconds, _ in measured]))
-    weights = float(np.mean([size for _, size in measured]))
+    images = float(np.mean([images for images, _, _ in measured])) * plan.trial_epochs
+    seconds = float(np.mean([images * pace for images, pace, _ in measured])) * plan.trial_epochs
+    weights = float(np.mean([size for _, _, size in measured]))
     classes, validation = len(dataset.classes), len(dataset.validation)
     disk = plan.trials * 4 * 2 * classes * validation + weights * weights_on_disk(plan)
-    return Estimate(images, images * pace / plan.concurrent, int(disk))
+    return Estimate(round(images), seconds / plan.concurrent, int(disk))
 
 
 def weights_on_disk(plan: Plan) -> int:
@@ -166,12 +172,13 @@ def weight_bytes(config: TrainConfig, dataset: Dataset) -> int:
     return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
-def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[float, int]:
-    """(seconds per training image, bytes of the weights) of ``config`` on this device."""
+def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[int, float, int]:
+    """(training images in an epoch, seconds for each, bytes of the weights) of ``config`` on this
+    device."""
     training = Training(config, dataset, default_device(), Workers())
     training.network.train()
     draws = torch.Generator(training.device).manual_seed(0)
-    rows = slice(0, min(config.batch_size, len(dataset.train)))
+    rows = torch.arange(min(config.batch_size, len(dataset.train)))
     images, labels = dataset.train.images_NCHW[rows], dataset.train.labels_N[rows]
     images, labels = images.to(training.device), labels.to(training.device)
     times = []
@@ -180,7 +187,7 @@ def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[floa
         training._step(images, labels, draws).cpu()
         times.append(time.perf_counter() - begin)
     size = sum(p.numel() * p.element_size() for p in training.network.parameters())
-    return float(np.median(times[1:])) / len(labels), size
+    return len(training.epoch_rows), float(np.median(times[1:])) / len(labels), size
 
 
 def free_disk(folder: Path) -> int:

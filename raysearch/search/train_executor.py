@@ -12,7 +12,6 @@ from typing import Any
 
 import ray
 import ray.train
-import torch
 from ray import tune
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2._internal.exceptions import (
@@ -26,6 +25,7 @@ from ray.util.queue import Empty, Queue
 from raysearch.search.failures import RESTARTS, lost_words, timeout_words
 from raysearch.search.worker import run_payload
 from raysearch.train.distributed import Workers
+from raysearch.train.memory import is_out_of_memory
 
 WORKER_GONE = WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
 CONNECTION = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
@@ -44,7 +44,7 @@ def diagnose(error: BaseException) -> tuple[str, str]:
     """Status and words for what Ray Train ended with."""
     failures = list(getattr(error, "worker_failures", {}).values()) or [error]
     for failure in failures:
-        if isinstance(failure, torch.OutOfMemoryError):
+        if is_out_of_memory(failure):
             return "out_of_memory", str(failure)
     for failure in failures:
         if is_loss(failure):

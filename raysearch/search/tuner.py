@@ -1,5 +1,7 @@
 """The search itself: Tune's event loop over our searcher, scheduler and executors."""
 
+import functools
+import math
 import shutil
 import signal
 import tempfile
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from rich.console import Console
 
 from raysearch.search.failures import RESTARTS, Failures
@@ -24,7 +26,8 @@ from raysearch.search.study import open_study
 from raysearch.search.train_executor import TrainTrial
 from raysearch.search.worker import train_inline
 from raysearch.space import SearchSpace
-from raysearch.train.trial import trial_folders
+from raysearch.train.runner import read_metrics
+from raysearch.train.trial import TrialFolder, trial_folders
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,28 @@ def run_search(
     ``deadline`` is a `time.monotonic`.
     """
     begin = time.monotonic()
+    two = "params" in space.search.objective
     searcher = StudySearcher(
-        open_study(run / "study.log"),
+        open_study(run / "study.log", objectives=len(space.search.objective)),
         space,
         trials=plan.trials,
         epochs=plan.epochs,
         seed=seed,
         deadline=deadline,
+        outcome=functools.partial(outcome, run) if two else None,
     )
     hangs = plan.trial_timeout if plan.executor == "inline" else None
     failures = Failures(hangs)  # `TrainTrial` sees to its own workers
     progress = Progress(str(run), plan.trials, console, deadline, failures)
     retention = Retention(run, plan.keep, plan.max_disk)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
-    payload = {"run": str(run), "data": str(data), "threads": plan.threads}
-    payload["timeout"] = plan.trial_timeout
+    payload = {
+        "run": str(run),
+        "data": str(data),
+        "threads": plan.threads,
+        "memory_share": plan.memory_share,
+        "timeout": plan.trial_timeout,
+    }
     trainable = make_trainable(plan, payload, staging)
     with interruptible() as interrupt, progress:
         try:
@@ -100,6 +110,13 @@ def run_search(
     return SearchEnd(dict(statuses), interrupt.is_set, aborted, time.monotonic() - begin)
 
 
+def outcome(run: Path, number: int) -> list[float]:
+    """Lowest validation log loss and number of parameters of a trial."""
+    folder = TrialFolder(run / "trials" / f"{number:04d}")
+    losses = [row[METRIC] for row in read_metrics(folder.metrics)]
+    return [min(losses), float(folder.read_record().parameters)]
+
+
 def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
     """The executor of ``plan``, with what every trial is given and what it needs to start."""
     if plan.executor == "inline":
@@ -128,10 +145,21 @@ def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
 
 
 def make_scheduler(space: SearchSpace, epochs: int) -> TrialScheduler:
-    """ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020) on epochs."""
+    """On epochs: ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020) or
+    the median stopping rule (Golovin et al., "Google Vizier", 2017)."""
     grace = min(space.search.grace_epochs, epochs)
     if space.search.scheduler == "none" or grace == epochs:
         return FIFOScheduler()
+    if space.search.scheduler == "median":
+        return MedianStoppingRule(
+            time_attr="epoch",
+            metric=METRIC,
+            mode="min",
+            grace_period=grace,
+            min_samples_required=3,
+            min_time_slice=math.inf,  # it would pause trials, and start them anew
+            hard_stop=True,
+        )
     return ASHAScheduler(
         time_attr="epoch",
         metric=METRIC,

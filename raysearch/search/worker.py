@@ -20,18 +20,25 @@ from raysearch.train.trial import TrialFolder
 
 
 @lru_cache(maxsize=1)
-def cached_dataset(folder: str, device: str) -> Dataset:
+def cached_dataset(
+    folder: str, device: str, classes: tuple[str, ...] | None, images_on: str, memory_share: float
+) -> Dataset:
     """One set per process: reading and copying it is paid by the first trial alone."""
-    return load_dataset(folder, device)
+    return load_dataset(
+        folder, device, classes=classes, images_on=images_on, memory_share=memory_share
+    )
 
 
 def run_payload(
     payload: dict[str, Any], device: torch.device, report: Any, workers: Workers | None = None
 ) -> None:
-    """Run ``{"trial", "train", "run", "data", "threads"}`` and report each epoch's metrics.
+    """Run ``{"trial", "train", "run", "data", "threads", "memory_share"}`` and report each
+    epoch's metrics.
 
-    A run that failed reports once more, with its ``status`` and ``error``. An exception in one of
-    several workers passes through: the others wait for it, and Ray must end them.
+    ``epochs`` in a report is how many the trial will have in all: in the last one, which may be
+    an early one, it is ``epoch``. A run that failed reports once more, with its ``status`` and
+    ``error``. An exception in one of several workers passes through: the others wait for it, and
+    Ray must end them.
     """
     torch.set_num_threads(payload["threads"])
     config = TrainConfig.model_validate(payload["train"])
@@ -45,7 +52,8 @@ def run_payload(
 
     options = {"report": on_epoch, "workers": workers, "accumulate": payload.get("accumulate", 1)}
     try:
-        dataset = cached_dataset(payload["data"], str(device))
+        where = config.classes, config.images_on, payload["memory_share"]
+        dataset = cached_dataset(payload["data"], str(device), *where)
         status = run_trial(folder, payload["trial"], config, dataset, device=device, **options)
         error = TrialFolder(folder).read_status()["error"]
     except Exception as exception:
@@ -61,7 +69,8 @@ def run_payload(
 def finished_epoch(folder: Path) -> dict[str, float]:
     from raysearch.train.runner import read_metrics
 
-    return read_metrics(TrialFolder(folder).metrics)[-1]
+    row = read_metrics(TrialFolder(folder).metrics)[-1]
+    return row | {"epochs": row["epoch"]}
 
 
 def train_inline(payload: dict[str, Any]) -> None:

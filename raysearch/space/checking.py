@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raysearch.config import TrainConfig, describe
-from raysearch.errors import ConfigError
+from raysearch.errors import ConfigError, FieldError
 from raysearch.space.conditions import World
 from raysearch.space.dimensions import Dimension, as_text
 from raysearch.space.parsing import Draft
@@ -67,7 +67,8 @@ def _check(
     except ValidationError as error:
         loc = error.errors()[0]["loc"]
         raise _error(draft, world, loc, f"{describe(error, TrainConfig)}") from None
-    key = f"{train.model.model_dump_json()} {train.image_size}"
+    patterns = tuple(train.l2) if isinstance(train.l2, dict) else ()
+    key = f"{train.model.model_dump_json()} {train.image_size} {train.optimizer} {patterns}"
     if key in checked_models:
         return
     checked_models.add(key)
@@ -76,21 +77,28 @@ def _check(
 
 def _check_model(draft: Draft, world: World, train: TrainConfig, varied: Dimension | None) -> None:
     from raysearch.models.registry import check_model, faulty_option
+    from raysearch.train.checking import check_recipe
 
     try:
-        check_model(train.model, train.image_size)
+        check_recipe(train, check_model(train.model, train.image_size))
+    except FieldError as error:
+        name, *more = error.field
+        raise _error(draft, world, (name,), str(error), *more, key=bool(more)) from None
     except ConfigError as error:
         option = faulty_option(train.model, train.image_size)
         path = f"model.{option}" if option else varied.path if varied else "model.name"
         raise _error(draft, world, path.split("."), str(error), key=option is not None) from None
 
 
-def _error(draft: Draft, world: World, loc, message: str, key: bool = False) -> ConfigError:
-    """``loc``: a field's path; the error points at whatever sets that field in ``world``."""
+def _error(
+    draft: Draft, world: World, loc, message: str, *more: str, key: bool = False
+) -> ConfigError:
+    """``loc``: a field's path; the error points at whatever sets that field in ``world``, and
+    ``more`` into it."""
     path = ".".join(str(part) for part in loc)
     for dimension in world.active:
         if dimension.path == path:
-            return draft.error(dimension.name, message, key=key)
+            return draft.error(dimension.name, message, *more, key=key)
     if path in draft.places:
-        return draft.error(path, message, key=key)
+        return draft.error(path, message, *more, key=key)
     return draft.document.error(("train",), message, key=True)

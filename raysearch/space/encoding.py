@@ -21,9 +21,7 @@ def values_of(space: SearchSpace, train: TrainConfig) -> dict[str, Scalar]:
             raise ConfigError(f"{dimension.path} is {as_text(setting)}, but {fault}") from None
 
     values = space.propose(pick)
-    built = _flat(
-        space.build(values, epochs=train.epochs, seed=train.seed).model_dump(mode="json")
-    )
+    built = _flat(space.build(values, epochs=train.epochs, seed=train.seed).model_dump(mode="json"))
     for path in dict.fromkeys([*built, *fields]):
         if built.get(path) != fields.get(path):
             was, always = as_text(fields.get(path)), as_text(built.get(path))

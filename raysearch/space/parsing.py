@@ -18,6 +18,10 @@ _KEYS = {
     "float": ("float", "log", "step", "when"),
     "value": ("value", "when"),
 }
+_SAME_FOR_ALL = {"classes": "members of one ensemble must tell the same classes apart"}
+"""Fields that are no dimension, and why."""
+_MAPPINGS = ("l2",)
+"""Fields whose constant may be a mapping."""
 _SET_BY_SEARCH = {"epochs": "search.epochs", "seed": "search.seed"}
 
 
@@ -45,7 +49,7 @@ def parse_train(document: Document) -> Draft:
         draft.places[path] = place
         if isinstance(value, list) and any(isinstance(item, dict) for item in value):
             draft.dimensions += _alternatives(draft, path, value, place)
-        elif isinstance(value, dict):
+        elif isinstance(value, dict) and (_is_dimension(value) or path not in _MAPPINGS):
             dimension = _dimension(document, path, value, place)
             if dimension.kind == "value" and not dimension.when:
                 draft.constants[path] = dimension.value
@@ -54,6 +58,9 @@ def parse_train(document: Document) -> Draft:
         else:
             draft.constants[path] = value
     for dimension in draft.dimensions:
+        if dimension.path in _SAME_FOR_ALL:
+            message = f"{dimension.path} must be a constant: {_SAME_FOR_ALL[dimension.path]}."
+            raise draft.error(dimension.path, message, key=True)
         draft.places.setdefault(dimension.name, draft.places[dimension.path])
     return draft
 
@@ -82,7 +89,11 @@ def _section(name: str) -> type[BaseModel] | None:
 
 
 def _is_section(value: Any) -> bool:
-    return isinstance(value, dict) and not any(kind in value for kind in KINDS)
+    return isinstance(value, dict) and not _is_dimension(value)
+
+
+def _is_dimension(value: dict) -> bool:
+    return any(kind in value for kind in KINDS)
 
 
 def _check_field(document: Document, path: tuple[str, ...], place: Path) -> None:

@@ -28,12 +28,17 @@ class SearchConfig(BaseModel):
     losses. Probabilities are kept of all."""
     max_disk: Annotated[int, Field(gt=0)] | None = None
     """Bytes that the run's folder may take (in a file ``20GB``)."""
-    sampler: Literal["tpe", "random"] = "tpe"
-    """Optuna's multivariate TPE, or independent random draws."""
-    scheduler: Literal["asha", "none"] = "asha"
-    """Asynchronous successive halving over epochs, or every trial to its end."""
+    objective: tuple[Literal["log_loss", "params"], ...] = ("log_loss",)
+    """What to have little of: validation log loss, and parameters too where both are given. The
+    ensemble is selected for log loss either way."""
+    sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
+    """Optuna's multivariate TPE, independent random draws, a Gaussian process (needs scipy), or
+    NSGA-II, a genetic algorithm for two objectives in populations of 20."""
+    scheduler: Literal["asha", "median", "none"] = "asha"
+    """Asynchronous successive halving over epochs, the median stopping rule, or every trial to
+    its end."""
     grace_epochs: Annotated[int, Field(ge=1)] = 1
-    """ASHA's first rung: no trial is stopped before it."""
+    """No trial is stopped before; ASHA's first rung."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """At each of ASHA's rungs one in so many trials goes on."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -48,6 +53,28 @@ class SearchConfig(BaseModel):
     @classmethod
     def _parse_size(cls, value: Any) -> Any:
         return parse_size(value) if isinstance(value, str) else value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _objective_fits(self) -> "SearchConfig":
+        if self.objective not in (("log_loss",), ("log_loss", "params")):
+            raise ValueError("objective must be log_loss or [log_loss, params]")
+        two = len(self.objective) == 2
+        if two and self.scheduler != "none":
+            raise ValueError(
+                f"scheduler {self.scheduler} stops trials by their log loss alone, small networks "
+                "first; objective [log_loss, params] needs scheduler: none"
+            )
+        if two != (self.sampler == "nsga2") and self.sampler != "random":
+            raise ValueError(
+                f"sampler {self.sampler} is for {'one objective' if two else 'two'}; "
+                "objective [log_loss, params] takes nsga2 or random, log_loss the others"
+            )
+        return self
 
     @model_validator(mode="after")
     def _first_rung_within_epochs(self) -> "SearchConfig":

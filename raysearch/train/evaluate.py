@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor, nn
 
+from raysearch.data.feeding import HostImages, fed, in_slices
+
 
 @torch.inference_mode()
 def predict_probs(
     network: nn.Module,
     preprocess: nn.Module,
-    images_NCHW: Tensor,
+    images_NCHW: Tensor | HostImages,
     *,
     mirror: bool = False,
     device: torch.device | str = "cpu",
@@ -26,13 +28,14 @@ def predict_probs(
     device = torch.device(device)
     network.eval()
     batches = []
-    for images in images_NCHW.split(batch_size):
-        x = preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            logits = network(x)
-            mirrored = network(x.flip(3)) if mirror else None
-        probs = logits.float().softmax(1)
-        if mirrored is not None:
-            probs = (probs + mirrored.float().softmax(1)) / 2
-        batches.append(probs.cpu())
+    with fed(images_NCHW, in_slices(len(images_NCHW), batch_size)) as parts:
+        for images in parts:
+            x = preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                logits = network(x)
+                mirrored = network(x.flip(3)) if mirror else None
+            probs = logits.float().softmax(1)
+            if mirrored is not None:
+                probs = (probs + mirrored.float().softmax(1)) / 2
+            batches.append(probs.cpu())
     return torch.cat(batches)

@@ -1,9 +1,9 @@
 """`fit`: one training run, in plain PyTorch. It reports through a callable and knows no Ray.
 
-The whole set lives on the device as uint8. A step gathers a batch by index, augments it on the
-device image by image, and trains in channels_last under bf16 autocast where the hardware gains
-from it. The moving average of the weights is what is evaluated, so that a run stopped early is
-still worth something.
+The whole set lives on the device as uint8, or is fed to it (`raysearch.data.feeding`). A step
+gathers a batch by index, augments it on the device image by image, and trains in channels_last
+under bf16 autocast where the hardware gains from it. The moving average of the weights is what is
+evaluated, so that a run stopped early is still worth something.
 
 Every epoch draws from generators of its own, seeded by (seed, epoch, rank): a run continued from
 a checkpoint repeats the uninterrupted one.
@@ -28,11 +28,19 @@ from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, RunError
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
-from raysearch.train.augment import augment, mixup
+from raysearch.train.augment import augment
+from raysearch.train.balance import EpochRows
+from raysearch.train.compiling import compiled
 from raysearch.train.device import autocast_dtype
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
-from raysearch.train.optim import MovingAverage, learning_rate, make_optimizer
+from raysearch.train.mixing import mix
+from raysearch.train.optim import MovingAverage, make_optimizer
+from raysearch.train.penalty import Penalty
+from raysearch.train.schedule import learning_rate, stands_still
+
+_CHECK_STEPS = 50
+"""How often the loss is looked at within an epoch: looking waits for the device."""
 
 
 class Diverged(RunError):
@@ -63,18 +71,20 @@ def fit(
     workers: Workers | None = None,
     accumulate: int = 1,
 ) -> None:
-    """Train for ``config.epochs`` epochs and call ``report`` after each, on every worker.
+    """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
+    ``report`` after each, on every worker.
 
     ``accumulate`` splits every batch into so many parts, whose gradients are added up: less memory
     for the same steps, but for BatchNorm, whose statistics are each part's own.
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
     ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
-    where a batch has fewer images than there are workers.
+    where a batch has fewer images than there are workers, or the network cannot be trained so,
+    `DataError` where a class without images is to be balanced.
     """
     training = Training(config, dataset, torch.device(device), workers or Workers(), accumulate)
     if resume is not None:
         training.load_state_dict(resume)
-    while training.epoch < config.epochs:
+    while not training.ended:
         report(training.run_epoch())
 
 
@@ -96,9 +106,11 @@ class Training:
             )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
         self.accumulate = accumulate
+        self.own_draws: torch.Generator | None = None  # of one of several workers, in an epoch
         self.dtype = autocast_dtype(config.precision, device)
-        self.batch_size = min(config.batch_size, len(dataset.train))
-        self.steps_per_epoch = len(dataset.train) // self.batch_size
+        self.epoch_rows = EpochRows(config.balance, dataset.train.labels_N, dataset.classes)
+        self.batch_size = min(config.batch_size, len(self.epoch_rows))
+        self.steps_per_epoch = len(self.epoch_rows) // self.batch_size
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
@@ -108,9 +120,21 @@ class Training:
             )
         self.network = network.to(device, memory_format=torch.channels_last)
         self.synchronized = workers.wrap(self.network, device)
+        if config.compile:
+            self.synchronized = compiled(self.synchronized, device)
         self.optimizer = make_optimizer(config, self.network)
         self.average = MovingAverage(self.network, config.ema * self.steps_per_epoch)
+        self.penalty = Penalty(config.l2, self.network)
+        weights_K = self.epoch_rows.loss_weights()
+        self.loss_weights_K = None if weights_K is None else weights_K.to(device)
         self.epoch = 0
+        self.losses: list[float] = []  # on validation, of each epoch
+
+    @property
+    def ended(self) -> bool:
+        """All epochs are done, or validation log loss has stood still for too long."""
+        patience = self.config.early_stopping
+        return self.epoch >= self.config.epochs or stands_still(self.losses, patience)
 
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
@@ -126,11 +150,12 @@ class Training:
         if not np.isfinite(probs_VK).all():
             raise Diverged(f"The weights are not finite after epoch {epoch}; try a lower lr.")
         self.epoch = epoch
+        self.losses.append(metrics.log_loss(probs_VK, labels_V))
         row = {
             "epoch": epoch,
             "train_loss": loss,
             "train_accuracy": accuracy,
-            "validation_log_loss": metrics.log_loss(probs_VK, labels_V),
+            "validation_log_loss": self.losses[-1],
             "validation_accuracy": metrics.accuracy(probs_VK, labels_V),
             "validation_macro_f1": metrics.macro_f1(probs_VK, labels_V),
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -140,35 +165,50 @@ class Training:
         return EpochEnd(row, probs_VK, self)
 
     def _train(self, epoch: int) -> tuple[float, float, int]:
-        """Mean loss, accuracy and number of images of one pass over the training split."""
+        """Mean loss, accuracy and number of images of one pass over the epoch's rows; a loss that
+        is not finite ends it soon."""
         config, train = self.config, self.dataset.train
         self.network.train()
         batch_size = self.batch_size
         order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
-        draws = torch.Generator(self.device).manual_seed(
-            _mix(config.seed, epoch, 1 + self.workers.rank)
-        )
-        shuffled_N = torch.randperm(len(train), generator=order).to(self.device)
+        draws = torch.Generator(self.device).manual_seed(_mix(config.seed, epoch, 1))
+        if self.workers.count > 1:
+            own = _mix(config.seed, epoch, 2 + self.workers.rank)
+            self.own_draws = torch.Generator(self.device).manual_seed(own)
+        drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
-        for step in range(self.steps_per_epoch):
-            rows = self.workers.share(shuffled_N[step * batch_size : (step + 1) * batch_size])
-            self._set_lr((epoch - 1) * self.steps_per_epoch + step)
-            totals += self._step(train.images_NCHW[rows], train.labels_N[rows], draws)
+        starts = range(0, self.steps_per_epoch * batch_size, batch_size)
+        row_batches = [self.workers.share(drawn_N[s : s + batch_size]) for s in starts]
+        with train.batches(row_batches) as batches:
+            for step, (images_NCHW, labels_N) in enumerate(batches):
+                self._set_lr((epoch - 1) * self.steps_per_epoch + step)
+                totals += self._step(images_NCHW, labels_N, draws)
+                if step % _CHECK_STEPS == _CHECK_STEPS - 1:
+                    # The sum over workers, so that they break off together.
+                    if not self.workers.sum(totals.clone())[0].isfinite():
+                        break
         loss, correct, images = self.workers.sum(totals).tolist()
         return loss / images, correct / images, int(images)
 
     def _step(self, images_NCHW: Tensor, labels_N: Tensor, draws: torch.Generator) -> Tensor:
         """One optimizer step; returns [summed loss, correct, images]."""
         config = self.config
-        x = augment(self.preprocess.resize(images_NCHW), config.augment, draws)
+        x = self.preprocess.resize(images_NCHW)
+        if self.workers.count == 1:
+            x = augment(x, config.augment, draws)
+        else:
+            x = augment(x, config.augment, draws, self.workers.rows, self.batch_size)
         x = self.preprocess.standardize(x)
         targets = [(1.0, labels_N)]
-        if config.mixup:
-            x, partner_N, share_N = mixup(x, draws, config.mixup)
+        if config.mixup or config.cutmix:
+            # Images are mixed with others of the same worker.
+            own = self.own_draws or draws
+            x, partner_N, share_N = mix(x, own, mixup=config.mixup, cutmix=config.cutmix)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
         logits_NK, loss = self._backward(x, targets)
+        self.penalty.add_gradients()
         self.optimizer.step()
         self.average.update(self.network)
         with torch.no_grad():
@@ -182,7 +222,9 @@ class Training:
         (float32) and loss, detached."""
         images = len(x_NCHW)
         weight = self.workers.loss_weight(images, self.batch_size)
-        parts = split_evenly(images, self.accumulate)
+        # As many parts on every worker, and none of a single image, which BatchNorm refuses.
+        fewest = self.batch_size // self.workers.count if self.workers.count > 1 else images
+        parts = split_evenly(images, min(self.accumulate, fewest // 2))
         logits, loss = [], torch.zeros((), device=self.device)
         for part in parts:
             share = (part.stop - part.start) / images
@@ -196,16 +238,18 @@ class Training:
         return torch.cat(logits), loss
 
     def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
-        """Mean cross entropy against a weighted mixture of labels: [(share_N, labels_N), ...]."""
-        smoothing = self.config.label_smoothing
-        losses_N = [
-            share * F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
-            for share, labels in targets
-        ]
+        """Mean cross entropy against a mixture of labels, [(share_N, labels_N), ...], each term
+        times its class's weight where losses are weighted."""
+        smoothing, weights_K = self.config.label_smoothing, self.loss_weights_K
+        losses_N = []
+        for share, labels in targets:
+            loss_N = F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
+            losses_N.append(share * (loss_N if weights_K is None else loss_N * weights_K[labels]))
         return torch.stack(losses_N).sum(0).mean()
 
     def _set_lr(self, step: int) -> None:
-        lr = learning_rate(self.config, step, self.config.epochs * self.steps_per_epoch)
+        steps = self.config.epochs * self.steps_per_epoch
+        lr = learning_rate(self.config, step, steps, self.losses)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
@@ -226,6 +270,7 @@ class Training:
         """Everything that `load_state_dict` needs to go on; tensors and numbers only."""
         return {
             "epoch": self.epoch,
+            "losses": self.losses,
             "network": self.network.state_dict(),
             "average": self.average.network.state_dict(),
             "average_updates": self.average.updates,
@@ -238,12 +283,12 @@ class Training:
         self.average.updates = state["average_updates"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
+        self.losses = list(state["losses"])
 
 
 def split_evenly(rows: int, parts: int) -> list[slice]:
-    """``parts`` slices of ``rows`` rows, as even as can be; fewer where one would have a single
-    row, from which BatchNorm cannot learn."""
-    parts = max(min(parts, rows // 2), 1)
+    """``parts`` slices of ``rows`` rows, as even as can be; at least one."""
+    parts = max(parts, 1)
     bounds = [rows * part // parts for part in range(parts + 1)]
     return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]
 

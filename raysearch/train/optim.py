@@ -1,39 +1,75 @@
-"""Optimizer, learning-rate schedule, and the moving average of the weights."""
+"""Optimizers with decoupled weight decay, and the moving average of the weights."""
 
 import copy
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from raysearch.config import TrainConfig
+from raysearch.errors import FieldError
+
+MOMENTUM = 0.9
 
 
 def make_optimizer(config: TrainConfig, network: nn.Module) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum or AdamW; biases and norms are never decayed."""
-    decayed = [p for p in network.parameters() if p.requires_grad and p.ndim > 1]
-    plain = [p for p in network.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
+    """SGD with Nesterov momentum, AdamW or Muon over all that learns; biases and norms are never
+    decayed. Raises `FieldError` where Muon is asked for and timm has none."""
+    learning = [p for p in network.parameters() if p.requires_grad]
+    decayed = {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay}
+    plain = {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0}
     if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True, fused=True)
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        return DecoupledSGD([decayed, plain], config.lr, MOMENTUM)
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW([decayed, plain], lr=config.lr, fused=True)
+    head = {**decayed, "params": decayed["params"][-1:], "use_fallback": True}
+    body = {**decayed, "params": decayed["params"][:-1]}
+    groups = [body, head, {**plain, "use_fallback": True}]
+    return muon()(groups, lr=config.lr, adjust_lr_fn="match_rms_adamw")
 
 
-def learning_rate(config: TrainConfig, step: int, steps: int) -> float:
-    """Learning rate of optimizer step ``step`` (from 0) of ``steps``.
+class DecoupledSGD(torch.optim.SGD):
+    """SGD with decoupled weight decay: Loshchilov & Hutter, "Decoupled Weight Decay
+    Regularization", 2019, algorithm 1. A step first shrinks each group's weights by its ``lr``
+    times its ``weight_decay``, which never enters gradient or momentum."""
 
-    Cosine: Loshchilov & Hutter, "SGDR", 2017, equation 5, without restarts. One-cycle: after
-    Smith & Topin, "Super-Convergence", 2018: a linear rise from 1/25 of the peak, then cosine
-    decay to nothing.
+    def __init__(self, groups: list[dict[str, Any]], lr: float, momentum: float):
+        # Under a name of its own: torch would add what it finds under its name to the gradient.
+        groups = [{**g, "weight_decay": 0.0, "decoupled_decay": g["weight_decay"]} for g in groups]
+        super().__init__(groups, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=True)
+
+    @torch.no_grad()
+    def step(self, closure: Callable | None = None) -> Any:
+        for group in self.param_groups:
+            weights = [p for p in group["params"] if p.grad is not None]
+            if group["decoupled_decay"] and weights:
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["decoupled_decay"])
+        return super().step(closure)
+
+
+def muon() -> type[torch.optim.Optimizer]:
+    """timm's Muon (K. Jordan, "Muon: An optimizer for hidden layers in neural networks", 2024).
+
+    The weights of a convolution are taken as one matrix, output channels by all the rest. The
+    classifier (the last weights of the network), biases, norms and shapes that make no matrix,
+    such as convolutions of single channels, are AdamW's. Updates have the size of AdamW's (Liu et
+    al., "Muon is Scalable for LLM Training", 2025, section 2.2): one learning rate serves both.
     """
-    done = step / max(steps, 1)
-    rise = config.warmup if config.schedule == "one_cycle" else 0.0
-    if done < rise:
-        return config.lr * (1 / 25 + (1 - 1 / 25) * done / rise)
-    return config.lr * 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
+    import inspect
+
+    import timm.optim
+
+    found = getattr(timm.optim, "Muon", None)
+    if found is None or "fallback_lr_scale" not in inspect.signature(found).parameters:
+        raise FieldError(
+            "optimizer: muon needs timm 1.0.27 or later, the first whose Muon has the learning "
+            f"rate follow the schedule for all parameters, but timm {timm.__version__} is "
+            "installed. Update timm, or use adamw.",
+            ("optimizer",),
+        )
+    return found
 
 
 class MovingAverage:

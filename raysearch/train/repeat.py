@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from raysearch.data.shards import open_shards
+from raysearch.data.dataset import load_dataset
 from raysearch.errors import ConfigError
 from raysearch.train.device import device_name
 from raysearch.train.runner import METRICS, read_metrics
@@ -50,7 +50,7 @@ def _check(
             f"{original.path} was trained by {record.execution.workers} workers, each with random "
             "draws of its own, which one process cannot repeat."
         )
-    fingerprint = open_shards(data).fingerprint
+    fingerprint = load_dataset(data, classes=record.train.classes, images_on="host").fingerprint
     if fingerprint != record.data_fingerprint:
         raise ConfigError(
             f"{original.path} was trained on other data than {data} (fingerprint "

@@ -18,6 +18,7 @@ from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.device import device_name, free_memory
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
+from raysearch.train.memory import is_out_of_memory, remedy
 from raysearch.train.trial import Execution, TrialFolder, make_record
 
 METRICS = (
@@ -47,11 +48,12 @@ def run_trial(
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
     "completed", "diverged", "out_of_memory".
 
-    ``report`` gets the epoch's metrics once everything about the epoch is on disk; epochs that
-    an earlier process already finished are not reported again. A single worker that runs out of
-    memory goes on once more, with each batch in twice as many parts as ``accumulate`` (or as the
-    folder's record says). Other exceptions pass through, as does every one of several workers:
-    the others wait, and only whoever started them can end them. The folder then says "failed".
+    ``report`` gets the epoch's metrics, and under ``epochs`` how many there will be in all, once
+    everything about the epoch is on disk; epochs that an earlier process already finished are not
+    reported again. A single worker that runs out of memory goes on once more, with each batch in
+    two parts (as does a later process in the same folder). Other exceptions pass through, as does
+    every one of several workers: the others wait, and only whoever started them can end them. The
+    folder then says "failed" with the message.
     """
     workers = workers or Workers()
     files = TrialFolder(folder)
@@ -59,10 +61,9 @@ def run_trial(
     run = functools.partial(
         _run_once, files, trial, config, dataset, device=device, report=report, workers=workers
     )
-    status = run(parts)
+    status = run(parts, may_retry=parts == 1)
     if status == "out_of_memory" and parts == 1:
-        free_memory(device)
-        status = run(2)
+        status = run(2, may_retry=False)
     return status
 
 
@@ -73,6 +74,7 @@ def _run_once(
     dataset: Dataset,
     parts: int,
     *,
+    may_retry: bool,
     device: torch.device,
     report: Callable[[dict[str, float]], None],
     workers: Workers,
@@ -83,25 +85,31 @@ def _run_once(
 
     def on_epoch(end: EpochEnd) -> None:
         recorder.record(end)
-        report(end.metrics)
+        epoch = end.metrics["epoch"]
+        report(end.metrics | {"epochs": epoch if end.training.ended else config.epochs})
 
     try:
         execution = Execution(workers.count, torch.get_num_threads(), parts, device_name(device))
         recorder.describe(trial, config, execution)
         fit(config, dataset, on_epoch, state, device=device, workers=workers, accumulate=parts)
+        return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:
         return recorder.finish("diverged", str(error))
-    except torch.OutOfMemoryError as error:
-        split = f", not even in {parts} parts" if parts > 1 else ""
-        message = f"batch_size {config.batch_size} does not fit on {device}{split}: {error}"
-        recorder.finish("out_of_memory", message)
-        if workers.count > 1:
-            raise
-        return "out_of_memory"
     except Exception as error:
-        recorder.finish("failed", f"{type(error).__name__}: {error}")
-        raise
-    return recorder.finish("completed")
+        words = f"{type(error).__name__}: {error}"
+        if not is_out_of_memory(error) or workers.count > 1:
+            recorder.finish("failed", words)
+            raise
+    # Out here no traceback holds on to the failed run's memory any more.
+    free_memory(device)
+    if may_retry:
+        return recorder.finish("out_of_memory", words)
+    advice = remedy(config, dataset, device, workers)
+    message = (
+        f"batch_size {config.batch_size} does not fit on {device}, not even in {parts} parts. "
+        f"{advice} ({words})"
+    )
+    return recorder.finish("out_of_memory", message)
 
 
 def recorded_parts(files: TrialFolder, config: TrainConfig) -> int:
@@ -192,11 +200,21 @@ class Recorder:
             ),
         )
 
-    def finish(self, status: str, error: str = "") -> str:
+    def early_end(self, patience: int) -> str:
+        """Why a run that is over has fewer epochs than planned, or ""."""
+        if not self.rows or self.rows[-1]["epoch"] >= self.epochs:
+            return ""
+        best = min(self.rows, key=lambda row: row["validation_log_loss"])
+        return (
+            f"early_stopping: no lower validation log loss for {patience} epochs; the lowest was "
+            f"that of epoch {best['epoch']}, and {self.epochs} epochs were planned"
+        )
+
+    def finish(self, status: str, error: str = "", stopped: str = "") -> str:
         if self.workers.leads:
             self.board.close()
             epochs = int(self.rows[-1]["epoch"]) if self.rows else 0
-            self.files.write_status(status, epochs, error)
+            self.files.write_status(status, epochs, error, stopped)
         return status
 
 

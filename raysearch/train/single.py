@@ -14,16 +14,23 @@ from raysearch.train.trial import TrialFolder
 
 
 def train_one(
-    config: TrainConfig, data: Path, folder: Path, device: torch.device, console: Console
+    config: TrainConfig,
+    data: Path,
+    folder: Path,
+    device: torch.device,
+    console: Console,
+    accumulate: int = 1,
 ) -> dict[str, Any]:
     """Train ``config`` on the shards in ``data``, or go on with it where ``folder`` holds it.
+    ``accumulate`` is that of `run_trial`.
 
     Returns the best epoch's metrics with ``status``, ``parameters`` and ``folder``. Raises
     `ConfigError` where ``folder`` holds another configuration or other data, `RunError` where it
     diverged or ran out of memory.
     """
     files = TrialFolder(folder)
-    dataset = load_dataset(data, device)
+    dataset = load_dataset(data, device, classes=config.classes, images_on=config.images_on)
+    console.print(_images_line(dataset, device), highlight=False)
     if files.config.exists():
         _check_same(files, config, dataset)
 
@@ -36,9 +43,13 @@ def train_one(
             highlight=False,
         )
 
-    status = run_trial(folder, 0, config, dataset, device=device, report=show)
+    status = run_trial(
+        folder, 0, config, dataset, device=device, report=show, accumulate=accumulate
+    )
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
+    if stopped := files.read_status().get("stopped"):
+        console.print(f"ended by {stopped}", highlight=False)
     best = min(read_metrics(files.metrics), key=lambda row: row["validation_log_loss"])
     return best | {
         "status": status,
@@ -47,9 +58,16 @@ def train_one(
     }
 
 
+def _images_line(dataset: Dataset, device: torch.device) -> str:
+    where = f"on {device}" if dataset.images_on == "device" else f"on the host, fed to {device}"
+    size = f"{dataset.image_bytes / 1e6:,.0f} MB"
+    return f"{len(dataset.train):,} + {len(dataset.validation):,} images ({size}) {where}"
+
+
 def _check_same(files: TrialFolder, config: TrainConfig, dataset: Dataset) -> None:
     record = files.read_record()
-    if record.train != config:
+    # Where images wait makes no difference to what comes out.
+    if record.train != config.model_copy(update={"images_on": record.train.images_on}):
         other = "of another configuration"
     elif record.data_fingerprint != dataset.fingerprint:
         other = "on other data"

@@ -2,7 +2,7 @@
 
 config.json                 `TrialRecord`
 metrics.csv                 one row an epoch
-status.json                 {"status", "epochs", "error"}
+status.json                 {"status", "epochs", "error"}; "stopped": why it ended early, if it did
 checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
@@ -12,6 +12,7 @@ validation.arrow            probabilities of every candidate (`raysearch.probabi
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import TypeAdapter
 from torch import nn
@@ -65,6 +66,8 @@ class TrialRecord:
     std: tuple[float, ...]
     data_fingerprint: str
     parameters: int
+    images_on: Literal["device", "host"] = "device"
+    """Where its images waited."""
     execution: Execution = Execution()
 
     def build(self) -> tuple[Preprocess, nn.Module]:
@@ -100,6 +103,7 @@ def make_record(
         std=dataset.std,
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
+        images_on=dataset.images_on,
         execution=execution,
     )
 
@@ -128,9 +132,10 @@ class TrialFolder:
             raise ArtifactError(f"{self.config} cannot be read: {error}") from None
         return TrialRecord.from_json(values, str(self.config))
 
-    def write_status(self, status: str, epochs: int, error: str = "") -> None:
+    def write_status(self, status: str, epochs: int, error: str = "", stopped: str = "") -> None:
         assert status in STATUSES, status
-        write_json(self.status, {"status": status, "epochs": epochs, "error": error})
+        values = {"status": status, "epochs": epochs, "error": error}
+        write_json(self.status, values | ({"stopped": stopped} if stopped else {}))
 
     def read_status(self) -> dict:
         """``{"status": "pending", ...}`` where none was written yet."""

@@ -111,7 +111,7 @@ row = st.sampled_from(
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(rows=st.lists(row, min_size=1, max_size=30), ended=st.booleans(), block=st.integers(5, 99))
 def test_plain_file_gives_what_a_stream_gives(tmp_path_factory, rows, ended, block):
-    text = "\n".join(["emotion,pixels", "3,1 2 3 4", *rows]) + "\n" * ended
+    text = "\n".join(["emotion,pixels", *["3,1 2 3 4"] * 31, *rows]) + "\n" * ended
     path = tmp_path_factory.mktemp("tables") / "t.csv"
     path.write_bytes(text.encode())
     plain = TableReader("t.csv", lambda: open(path, "rb"), len(text), plain=True)

@@ -34,9 +34,11 @@ def make_data(folder: Path, *, train: int = 240, validation: int = 150, seed: in
     return folder
 
 
-def make_run(folder: Path, data: Path, trials: int = 3, epochs: int = 2) -> Path:
+def make_run(
+    folder: Path, data: Path, trials: int = 3, epochs: int = 2, classes: list[str] | None = None
+) -> Path:
     """``trials`` perceptrons of different width and seed, trained in fp32."""
-    dataset = load_dataset(data)
+    dataset = load_dataset(data, classes=classes)
     for trial in range(trials):
         config = parse_train_config(
             {
@@ -47,12 +49,15 @@ def make_run(folder: Path, data: Path, trials: int = 3, epochs: int = 2) -> Path
                 "lr": 0.02,
                 "precision": "fp32",
                 "seed": trial,
+                "classes": classes,
             }
         )
         run_trial(
             folder / "trials" / f"{trial:04d}", trial, config, dataset, device=torch.device("cpu")
         )
     description = {"data": str(data), "data_fingerprint": dataset.fingerprint, "seed": 0}
+    if classes is not None:
+        description["classes"] = classes
     (folder / "run.yaml").write_text(yaml.safe_dump(description))
     return folder
 

@@ -109,3 +109,67 @@ def test_dropout_and_drop_path_reach_the_network():
 def test_refusals_name_the_remedy(name, side, options, message):
     with pytest.raises(ConfigError, match=message):
         backbone(1, 7, side, name=name, **options)
+
+
+@pytest.mark.parametrize(
+    "name, channels, side",
+    [
+        ("resnet50", 1, 48),
+        ("mobilenetv2_100", 3, 100),
+        ("tf_efficientnetv2_b3", 3, 100),
+        ("convnext_atto", 1, 100),
+        ("vgg16", 3, 48),
+        ("vgg19_bn", 1, 48),
+    ],
+)
+def test_documented_backbones_with_hidden_layers_take_a_batch(name, channels, side):
+    network = backbone(channels, 7, side, name=name, stem="imagenet", head_hidden=[64], dropout=0.5)
+    assert network(torch.randn(2, channels, side, side)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("stem", ["small", "imagenet"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "resnet50",
+        "mobilenetv2_100",
+        "tf_efficientnetv2_b3",
+        "convnext_atto",
+        "vgg16",
+        "vgg16_bn",
+        "vgg19",
+        "vgg19_bn",
+    ],
+)
+def test_documented_backbones_build_at_their_sizes(name, stem):
+    for channels, side in ((1, 48), (3, 100)):
+        with torch.device("meta"):
+            network = backbone(channels, 7, side, name=name, stem=stem)
+            assert network(torch.zeros(2, channels, side, side)).shape == (2, 7)
+
+
+def linear_sizes(layers: nn.Module) -> list[tuple[int, int]]:
+    return [(m.in_features, m.out_features) for m in layers.modules() if isinstance(m, nn.Linear)]
+
+
+def test_hidden_layers_stand_before_the_classifier_each_with_dropout():
+    network = backbone(1, 7, 48, name="resnet18", head_hidden=[128, 32], dropout=0.4)
+    assert linear_sizes(network) == [(512, 128), (128, 32), (32, 7)]
+    assert [m.p for m in network.fc if isinstance(m, nn.Dropout)] == [0.4, 0.4]
+    assert network.drop_rate == 0
+
+
+def test_hidden_layers_leave_the_names_of_published_weights():
+    with torch.device("meta"):
+        published = timm.create_model("vgg16_bn", num_classes=7, in_chans=1).state_dict()
+        network = backbone(1, 7, 48, name="vgg16_bn", stem="imagenet", head_hidden=1024)
+    ours = network.state_dict()
+    kept = {name for name in published if name.startswith("features.")}
+    assert kept == {name for name in ours if not name.startswith("head.")}
+    assert all(ours[name].shape == published[name].shape for name in kept)
+    assert linear_sizes(network) == [(512, 1024), (1024, 7)]
+
+
+def test_hidden_layers_need_a_linear_classifier():
+    with pytest.raises(ConfigError, match="'timm/resnetv2_18' is not one linear layer"):
+        backbone(1, 7, 48, name="resnetv2_18", stem="imagenet", head_hidden=[8])

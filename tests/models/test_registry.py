@@ -11,13 +11,22 @@ from raysearch.models.registry import BUILDERS, build_model, check_model, count_
 NETWORKS = [
     {"name": "vgg", "width": 8},
     {"name": "vgg", "width": 8, "depth": 13, "residual": True, "block_dropout": 0.1},
+    {"name": "resnet", "width": 16, "blocks": 1, "block_dropout": 0.1, "drop_path": 0.2},
+    {"name": "se_resnet", "width": 8, "drop_path": 0.2},
+    {"name": "wide_resnet", "depth": 10, "width": 1},
+    {"name": "cnn", "blocks": [8, [16, 16]], "kernels": [5, 3], "norm": "convolutions"},
+    {"name": "cnn", "blocks": [8, 8], "pools": [2, 4], "hidden": [16, 8], "norm": "all"},
     {"name": "mlp", "hidden": [32, 16]},
+    {"name": "mlp", "hidden": 16, "activation": "sigmoid"},
+    {"name": "dcnn"},
+    {"name": "hog_dcnn"},
     {"name": "dexpression"},
     {"name": "dexpression", "blocks": 1},
     {"name": "mini_xception"},
     {"name": "tiny_xception", "dropout": 0.2},
     {"name": "timm/resnet18"},
     {"name": "timm/mobilenetv2_100", "stem": "imagenet", "drop_path": 0.1},
+    {"name": "timm/resnet18", "head_hidden": [32], "dropout": 0.1},
 ]
 SIDE = 48
 
@@ -101,6 +110,11 @@ def test_check_agrees_with_building_and_leaves_randomness_alone(options):
     "options, parameters",
     [
         ({"name": "mlp", "hidden": [10]}, 2304 * 10 + 10 + 10 * 7 + 7),
+        ({"name": "mlp", "hidden": [128, 64, 32]}, 305_607),
+        ({"name": "mlp", "hidden": [256, 64], "dropout": [0.5, 0.2]}, 606_983),
+        ({"name": "mlp", "hidden": [512, 64], "activation": "sigmoid"}, 1_213_447),
+        ({"name": "cnn"}, 647_111),
+        ({"name": "dcnn"}, 2_395_591 - 2 * (2 * (64 + 128 + 256) + 128)),
         ({"name": "dexpression"}, 485_671 + 2 * 64),
         ({"name": "mini_xception"}, 58_423 - 2 * 736),
     ],
@@ -119,7 +133,8 @@ def test_frozen_parameters_are_not_counted():
     "options, side, message",
     [
         ({"name": "dexpresion"}, 48, "did you mean 'dexpression'"),
-        ({"name": "resnet18"}, 48, "timm/<name>"),
+        ({"name": "resnte"}, 48, r"did you mean 'resnet'\?.* and timm/<name>"),
+        ({"name": "resnet18"}, 48, "did you mean 'timm/resnet18'"),
         ({"name": "timm/resnet81"}, 48, "did you mean 'resnet"),
         ({"name": "vgg", "widht": 32}, 48, "did you mean 'width'"),
         ({"name": "timm/resnet18", "name_": "x"}, 48, "stem, dropout, drop_path"),
@@ -128,11 +143,25 @@ def test_frozen_parameters_are_not_counted():
         ({"name": "vgg", "width": "wide"}, 48, "valid integer.* but got 'wide'"),
         ({"name": "mini_xception", "dropout": 1.5}, 48, "dropout: .*less than or equal to 1"),
         ({"name": "dexpression", "blocks": 3}, 48, "blocks: Input should be 1 or 2, but got 3"),
-        ({"name": "mlp", "hidden": [0]}, 48, "at least 1"),
+        ({"name": "mlp", "hidden": [0]}, 48, "hidden: Input should be greater than 0"),
+        ({"name": "mlp", "hidden": [8, 8], "dropout": [0.1]}, 48, "list of 2, one a layer, but"),
+        ({"name": "mlp", "activation": "swish"}, 48, "activation: .* but got 'swish'"),
+        ({"name": "cnn", "kernels": 4}, 48, "kernels must be odd, but got .4"),
+        ({"name": "cnn", "kernels": [3, 3]}, 48, "kernels must be one value or a list of 4"),
+        ({"name": "cnn", "pools": [2, 2]}, 48, "pools must be one value or a list of 4"),
+        ({"name": "cnn", "blocks": []}, 48, "blocks: .* at least 1"),
+        ({"name": "wide_resnet", "depth": 18}, 48, "4 and a multiple of 6, .* but got 18"),
+        ({"name": "wide_resnet", "depth": 4}, 48, "at least 10, but got 4"),
+        ({"name": "se_resnet", "depth": 50}, 48, "18 or 34, but got 50"),
+        ({"name": "dcnn", "block_dropout": [0.4]}, 48, "block_dropout must be .* list of 3"),
         ({"name": "timm/resnet18", "stem": "tiny"}, 48, "'small' or 'imagenet', but got 'tiny'"),
         ({"name": "vgg"}, 15, "image_size >= 16, but got 15"),
         ({"name": "dexpression"}, 26, "image_size >= 27, but got 26"),
         ({"name": "dexpression", "blocks": 1}, 18, "image_size >= 19, but got 18"),
+        ({"name": "cnn"}, 15, "image_size >= 16, but got 15"),
+        ({"name": "cnn", "stride": 4}, 60, "stride 4 .* image_size >= 61, but got 60"),
+        ({"name": "hog_dcnn"}, 35, "image_size >= 36, but got 35. Make cell smaller"),
+        ({"name": "hog_dcnn", "cell": 8}, 71, "image_size >= 72, but got 71"),
     ],
 )
 def test_refusals_name_the_rule_and_the_value(options, side, message):
@@ -151,6 +180,13 @@ def test_refusals_name_the_rule_and_the_value(options, side, message):
         ({"name": "mini_xception"}, 8),
         ({"name": "tiny_xception"}, 8),
         ({"name": "mlp"}, 8),
+        ({"name": "cnn"}, 16),
+        ({"name": "cnn", "stride": 4}, 61),
+        ({"name": "dcnn"}, 8),
+        ({"name": "hog_dcnn"}, 36),
+        ({"name": "resnet", "width": 8}, 8),
+        ({"name": "se_resnet", "width": 8}, 8),
+        ({"name": "wide_resnet", "width": 1}, 8),
     ],
 )
 def test_smallest_images_do_train(options, smallest):
@@ -160,11 +196,16 @@ def test_smallest_images_do_train(options, smallest):
 
 @pytest.mark.parametrize(
     "options",
-    [options for options in NETWORKS if not options["name"].startswith("timm/")],
+    [  # hog_dcnn is dcnn on fewer pixels
+        options
+        for options in NETWORKS
+        if not options["name"].startswith("timm/") and options["name"] != "dcnn"
+    ],
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_network_learns_eight_images_by_heart(options):
-    network = build({**options, "dropout": 0.0})
+    dropped = {"dropout", *(option for option in options if "drop" in option)}
+    network = build(options | dict.fromkeys(dropped, 0.0))
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     x, labels = images(8), torch.arange(8) % 7
     losses = []

@@ -30,7 +30,9 @@ def source(tmp_path, write_space) -> Path:
     for number, losses in enumerate([*LOSSES, None]):
         payload = searcher.suggest(str(number))
         folder = run / "trials" / f"{number:04d}"
-        write_json(folder / "config.json", {"trial": number, "train": payload["train"]})
+        write_json(
+            folder / "config.json", {"trial": number, "train": payload["train"], "parameters": 99}
+        )
         (folder / "validation.arrow").write_bytes(bytes([number]))
         (folder / "checkpoint").mkdir()
         for epoch, loss in enumerate(losses or [], start=1):
@@ -71,11 +73,15 @@ def test_trials_outside_the_new_space_stay_behind_with_the_reason(
     imported = import_trials(source, tmp_path / "new", write_space(text))
     small = [n for n, train in enumerate(_trains(source)) if train["model"]["hidden"] == [16]]
     assert small and set(imported.reasons) == set(small)
-    assert all("model.hidden is [16], but it must be one of [32]" in r for r in imported.reasons.values())
+    assert all(
+        "model.hidden is [16], but it must be one of [32]" in r for r in imported.reasons.values()
+    )
     assert list(imported.numbers.values()) == list(range(4 - len(small)))
     for old, new in imported.numbers.items():
-        record = json.loads((tmp_path / "new" / "trials" / f"{new:04d}" / "config.json").read_text())
-        assert record == {"trial": new, "train": _trains(source)[old]}
+        record = json.loads(
+            (tmp_path / "new" / "trials" / f"{new:04d}" / "config.json").read_text()
+        )
+        assert record == {"trial": new, "train": _trains(source)[old], "parameters": 99}
 
 
 def _trains(run: Path) -> list[dict]:

@@ -25,6 +25,15 @@ def test_gpus_are_shared_by_the_fraction_asked_for(write_space, share, concurren
     assert plan.resources["cpu"] * plan.concurrent <= 16
 
 
+def test_memory_is_shared_by_those_on_the_same_device(write_space):
+    space = write_space(trials=50)
+    assert make_plan(space, cpus=16, gpus=2, gpus_per_trial=0.25).memory_share == 0.25
+    assert make_plan(space, cpus=16, gpus=2, gpus_per_trial=2).memory_share == 1
+    assert make_plan(space, cpus=16, gpus=2, workers_per_trial=4).memory_share == 0.25
+    assert make_plan(space, cpus=4, gpus=0).memory_share == 1 / 4
+    assert make_plan(space, cpus=4, gpus=0, workers_per_trial=2).memory_share == 1 / 4
+
+
 def test_several_workers_per_trial_take_ray_train(write_space):
     plan = make_plan(write_space(), cpus=4, gpus=0, workers_per_trial=2)
     assert (plan.executor, plan.concurrent, plan.backend) == ("train", 2, "gloo")

@@ -25,7 +25,13 @@ def trained(tmp_path_factory, shards_folder) -> Path:
     torch.set_num_threads(1)
     for trial, lr in enumerate(LEARNING_RATES):
         values = {"model": {"name": "mlp", "hidden": [32]}, "image_size": 16, "epochs": 3}
-        values |= {"lr": lr, "batch_size": 32, "precision": "fp32", "seed": trial, "schedule": "cosine"}
+        values |= {
+            "lr": lr,
+            "batch_size": 32,
+            "precision": "fp32",
+            "seed": trial,
+            "schedule": "cosine",
+        }
         config, folder = parse_train_config(values), run / "trials" / f"{trial:04d}"
         run_trial(folder, trial, config, dataset, device=torch.device("cpu"))
     (run / "run.yaml").write_text(yaml.safe_dump({"data": str(shards_folder)}))

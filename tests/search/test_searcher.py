@@ -50,6 +50,16 @@ def test_finished_trial_is_complete_with_its_best_epoch(tmp_path, write_space):
     assert trial.intermediate_values == {1: 1.0, 2: 0.7, 3: 0.8}
 
 
+def test_trial_that_ends_early_by_itself_is_complete(tmp_path, write_space):
+    """Its last report says that there will be no more epochs than that."""
+    searcher = make(tmp_path, write_space(), epochs=9)
+    searcher.suggest("a")
+    searcher.on_trial_result("a", epoch(1, 0.7, epochs=9))
+    searcher.on_trial_complete("a", epoch(2, 0.8, epochs=2))
+    trial = searcher.study.trials[0]
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 0.7)
+
+
 def test_trial_that_the_scheduler_stops_is_pruned_and_never_a_finished_score(tmp_path, write_space):
     searcher = make(tmp_path, write_space())
     run_trial(searcher, "a", [1.5])

@@ -116,6 +116,28 @@ def test_trial_that_diverges_fails_alone(
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_trials_that_end_early_by_themselves_are_completed(
+    tmp_path, ray_here, shards_folder, write_space, space_text, workers
+):
+    """A rate this high makes validation loss rise soon, and each trial end in its own epoch."""
+    text = space_text.replace("lr: {float: [0.001, 0.1], log: true}", "lr: {choice: [2.0, 3.0]}")
+    text = text.replace("{lr: 0.05, ", "{lr: 2.0, ").replace("  lr:", "  early_stopping: 1\n  lr:")
+    run, space = tmp_path / "run", write_space(text, epochs=30, scheduler="asha", grace_epochs=20)
+    end = search(run, shards_folder, space, trials=2, workers=workers)
+    assert end.statuses == {"completed": 2}
+    study = open_study(run / "study.log")
+    for folder, trial in zip(trial_folders(run), study.trials, strict=True):
+        status, losses = folder.read_status(), curves(run)[folder.path.name]
+        assert status["epochs"] == len(losses) < 20
+        assert "early_stopping" in status["stopped"]
+        assert trial.state == TrialState.COMPLETE
+        assert trial.value == pytest.approx(min(row["validation_log_loss"] for row in losses))
+    again = search(run, shards_folder, space, trials=2, workers=workers)
+    assert again.statuses == {"completed": 2}
+    assert wait_for_all_cpus()
+
+
 def test_ray_train_with_two_workers_gives_the_curve_of_one(
     tmp_path, ray_here, shards_folder, write_space
 ):

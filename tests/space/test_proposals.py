@@ -16,7 +16,10 @@ NUMBERS = {  # field: (low, high) of what it may be, and whether it is a whole n
     "lr": (1e-4, 10.0, False),
     "weight_decay": (1e-6, 1.0, False),
     "label_smoothing": (0.0, 0.9, False),
+    "l2": (0.0, 1.0, False),
     "mixup": (0.0, 2.0, False),
+    "cutmix": (0.0, 2.0, False),
+    "early_stopping": (0, 9, True),
     "batch_size": (2, 4096, True),
     "augment.shift": (0.0, 1.0, False),
     "augment.rotate": (0.0, 180.0, True),
@@ -24,9 +27,10 @@ NUMBERS = {  # field: (low, high) of what it may be, and whether it is a whole n
 }
 CHOICES = {
     "model.name": ["vgg", "mlp"],
-    "optimizer": ["sgd", "adamw"],
+    "optimizer": ["sgd", "adamw", "muon"],
     "normalize": ["dataset", "per_image"],
-    "schedule": ["cosine", "one_cycle"],
+    "schedule": ["cosine", "one_cycle", "plateau"],
+    "balance": ["none", "oversample", "weighted_loss"],
 }
 
 

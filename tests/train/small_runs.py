@@ -84,7 +84,7 @@ def weights(training: Training) -> dict[str, torch.Tensor]:
     tensors = {f"network.{name}": value.clone() for name, value in network.items()}
     tensors |= {f"average.{name}": value.clone() for name, value in average.items()}
     for index, state in training.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v.clone() for k, v in state.items()}
+        tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v).clone() for k, v in state.items()}
     return tensors
 
 

@@ -2,11 +2,14 @@
 
 import copy
 import csv
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_runs import (
     SIDE,
     Stopped,
@@ -23,10 +26,11 @@ from torch.nn import functional as F
 from raysearch import metrics
 from raysearch.errors import ConfigError
 from raysearch.models.registry import build_model
-from raysearch.train.augment import augment, mixup
+from raysearch.train.augment import augment
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
-from raysearch.train.loop import Diverged, Training, fit, seeded
+from raysearch.train.loop import Diverged, Training, fit, seeded, split_evenly
+from raysearch.train.mixing import mix
 
 LOSSES = Path(__file__).parents[1] / "assets" / "losses_smoke.csv"
 ALL_AUGMENTS = {"mirror": 0.5, "shift": 0.1, "rotate": 10, "zoom": 0.1, "contrast": 0.2}
@@ -34,8 +38,8 @@ ALL_AUGMENTS |= {"noise": 0.05, "erase": 0.2}
 
 
 def regularized(model: str, **changes):
-    """Every source of randomness at once: dropout, all augmentation, mixup."""
-    options = {"augment": ALL_AUGMENTS, "mixup": 0.3, "label_smoothing": 0.1}
+    """Every source of randomness at once: dropout, all augmentation, mixup and cutmix."""
+    options = {"augment": ALL_AUGMENTS, "mixup": 0.3, "cutmix": 1.0, "label_smoothing": 0.1}
     return make_config(model, **(options | changes))
 
 
@@ -82,8 +86,14 @@ def test_global_generator_is_restored_after_an_error():
 @pytest.mark.parametrize("stopped_after", [1, 2])
 @pytest.mark.parametrize(
     ("model", "changes"),
-    [("mlp", {"optimizer": "adamw", "lr": 0.003}), ("vgg", {}), ("vgg", {"schedule": "cosine"})],
-    ids=["mlp-adamw", "vgg-sgd", "vgg-cosine"],
+    [
+        ("mlp", {"optimizer": "adamw", "lr": 0.003, "balance": "oversample"}),
+        ("vgg", {}),
+        ("vgg", {"schedule": "cosine", "balance": "weighted_sampling"}),
+        ("mlp", {"schedule": "plateau", "plateau_patience": 1, "lr": 0.5}),
+        ("vgg", {"optimizer": "muon", "lr": 0.003}),
+    ],
+    ids=["mlp-adamw", "vgg-sgd", "vgg-cosine", "mlp-plateau", "vgg-muon"],
 )
 def test_resumed_run_repeats_the_uninterrupted_one_bitwise(model, changes, stopped_after, tmp_path):
     config, dataset = regularized(model, **changes), make_dataset()
@@ -136,16 +146,17 @@ def test_without_an_average_the_weights_themselves_are_evaluated():
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("alpha", [0.0, 0.4])
-def test_step_minimizes_cross_entropy_against_soft_targets(smoothing, alpha):
+@pytest.mark.parametrize("alphas", [{}, {"mixup": 0.4}, {"cutmix": 1.0}], ids=str)
+def test_step_minimizes_cross_entropy_against_soft_targets(smoothing, alphas):
     """Every part of a step by hand, with the loss against target vectors and torch's own SGD."""
     dataset, rows = make_dataset(), slice(0, 32)
     images, labels = dataset.train.images_NCHW[rows], dataset.train.labels_N[rows]
     config = make_config(
         model={"name": "mlp", "hidden": [16], "dropout": 0.0},
         label_smoothing=smoothing,
-        mixup=alpha,
+        **alphas,
         augment=ALL_AUGMENTS,
+        l2=0.01,
     )
     training = Training(config, dataset, torch.device("cpu"), Workers())
     network = copy.deepcopy(training.network)
@@ -155,22 +166,24 @@ def test_step_minimizes_cross_entropy_against_soft_targets(smoothing, alpha):
     x = augment(images.float() / 255, config.augment, draws)
     x = (x - torch.tensor(dataset.mean)) / torch.tensor(dataset.std)
     targets_NK = F.one_hot(labels, 3).float()
-    if alpha:
-        x, partner_N, share_N = mixup(x, draws, alpha)
+    if alphas:
+        x, partner_N, share_N = mix(x, draws, **alphas)
         share_N1 = share_N[:, None]
         targets_NK = share_N1 * targets_NK + (1 - share_N1) * targets_NK[partner_N]
     targets_NK = (1 - smoothing) * targets_NK + smoothing / 3
     logits_NK = network(x)
     loss = -(targets_NK * logits_NK.log_softmax(1)).sum(1).mean()
-    loss.backward()
+    loss.backward()  # the penalty is added below, and not to the loss that is reported
 
     assert summed.item() == pytest.approx(32 * loss.item(), rel=1e-5)
     assert int(correct) == int((logits_NK.argmax(1) == labels).sum())
     assert int(count) == 32
     for mine, reference in zip(training.network.parameters(), network.parameters(), strict=True):
-        decay = config.weight_decay if reference.ndim > 1 else 0.0
-        gradient = reference.grad + decay * reference.detach()
-        expected = reference.detach() - config.lr * (1 + 0.9) * gradient  # Nesterov's first step
+        decay, l2 = (config.weight_decay, 0.01) if reference.ndim > 1 else (0.0, 0.0)
+        before = reference.detach()
+        gradient = reference.grad + 2 * l2 * before
+        expected = (1 - config.lr * decay) * before
+        expected -= config.lr * (1 + 0.9) * gradient  # Nesterov's first step
         torch.testing.assert_close(mine.detach(), expected, rtol=1e-4, atol=1e-6)
 
 
@@ -204,6 +217,43 @@ def test_batch_with_fewer_images_than_workers_is_refused():
 def test_divergence_names_the_epoch_and_the_remedy():
     with pytest.raises(Diverged, match=r"epoch 1; try a lower lr"):
         run_fit(make_config(lr=1e6, batch_size=8), make_dataset())
+
+
+def test_loss_that_is_not_finite_ends_its_epoch_soon(monkeypatch):
+    steps, step = [], Training._step
+
+    def ruin(self, *batch):
+        steps.append(1)
+        totals = step(self, *batch)
+        return totals * torch.tensor([math.nan, 1, 1]) if len(steps) == 130 else totals
+
+    monkeypatch.setattr(Training, "_step", ruin)
+    config = make_config(batch_size=2, lr=1e-3, epochs=3)
+    with pytest.raises(Diverged, match="loss is nan in epoch 2"):
+        run_fit(config, make_dataset(train=240))
+    assert len(steps) == 120 + 50
+
+
+def scored(monkeypatch, losses: list[float]) -> None:
+    """Let the validation log losses of the epochs be ``losses``."""
+    told = iter(losses)
+    monkeypatch.setattr(metrics, "log_loss", lambda probs, labels: next(told))
+
+
+def test_training_ends_when_validation_loss_has_stood_still(monkeypatch):
+    scored(monkeypatch, [3, 2, 2.5, 2, 1, 1])
+    ends = run_fit(make_config(epochs=6, early_stopping=2), make_dataset())
+    assert [end.metrics["validation_log_loss"] for end in ends] == [3, 2, 2.5, 2]
+    assert ends[-1].training.ended
+
+
+def test_plateau_lowers_the_rate_of_the_next_epoch(monkeypatch):
+    scored(monkeypatch, [3, 2, 2, 1, 1, 1])
+    config = make_config(
+        epochs=6, lr=0.4, schedule="plateau", plateau_patience=1, plateau_factor=0.5
+    )
+    ends = run_fit(config, make_dataset())
+    assert [end.metrics["lr"] for end in ends] == [0.4, 0.4, 0.4, 0.2, 0.2, 0.1]
 
 
 def test_weights_that_are_not_finite_are_divergence_too(monkeypatch):
@@ -242,6 +292,29 @@ def test_small_vgg_learns(precision):
     assert ends[-1].metrics["train_loss"] < 0.5 * ends[0].metrics["train_loss"]
     assert ends[-1].metrics["validation_accuracy"] > 0.85  # chance: 0.33
     assert ends[-1].metrics["validation_log_loss"] < 0.5  # chance: 1.10
+
+
+@given(st.integers(1, 300), st.integers(0, 9))
+def test_parts_of_a_batch_are_even_and_leave_nothing_out(rows, parts):
+    slices = split_evenly(rows, min(parts, rows))
+    assert [row for part in slices for row in range(rows)[part]] == list(range(rows))
+    sizes = [part.stop - part.start for part in slices]
+    assert max(sizes) - min(sizes) <= 1 and len(sizes) == max(min(parts, rows), 1)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 100])
+def test_batch_in_parts_gives_the_same_steps_and_holds_fewer_images_at_a_time(parts, monkeypatch):
+    mixed = {"mixup": 0.2, "label_smoothing": 0.1, "balance": "weighted_loss"}
+    config = make_config({"name": "mlp", "hidden": [16], "dropout": 0.0}, **mixed)
+    whole, seen = run_fit(config, make_dataset()), []
+    forward = torch.nn.Flatten.forward
+    monkeypatch.setattr(
+        torch.nn.Flatten, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
+    )
+    split = run_fit(config, make_dataset(), accumulate=parts)
+    for one, other in zip(whole, split, strict=True):
+        assert timeless(other.metrics) == pytest.approx(timeless(one.metrics), abs=1e-5)
+    assert 2 <= min(seen) <= -(-32 // parts) + 1
 
 
 def smoke_losses() -> list[dict[str, float]]:

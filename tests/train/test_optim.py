@@ -1,26 +1,16 @@
-"""Optimizer, schedule and moving average against torch's own and plain loops."""
+"""Optimizers and moving average against torch's own and plain loops."""
 
 import copy
-import itertools
 import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from small_runs import SIDE, make_config
 from torch import nn
 
+from raysearch.errors import ConfigError
 from raysearch.models.registry import build_model
-from raysearch.train.optim import MovingAverage, learning_rate, make_optimizer
-
-SCHEDULES = st.fixed_dictionaries(
-    {
-        "schedule": st.sampled_from(["cosine", "one_cycle"]),
-        "warmup": st.floats(0, 0.9),
-        "lr": st.floats(1e-5, 10),
-    }
-)
+from raysearch.train.optim import DecoupledSGD, MovingAverage, make_optimizer
 
 
 def small_vgg() -> nn.Module:
@@ -34,79 +24,12 @@ def give_gradients(network: nn.Module, seed: int) -> None:
         parameter.grad = torch.randn(parameter.shape, generator=generator)
 
 
-def torch_rates(make_schedule, steps: int) -> list[float]:
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.3)
-    schedule = make_schedule(optimizer)
-    rates = []
-    for _ in range(steps):
-        rates.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule.step()
-    return rates
-
-
-def test_cosine_is_torchs():
-    config = make_config(schedule="cosine", lr=0.3)
-    expected = torch_rates(lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 50), 50)
-    assert [learning_rate(config, step, 50) for step in range(50)] == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("anneal", "steps"), [("linear", range(0, 21)), ("cos", range(20, 100))])
-def test_one_cycle_is_torchs(anneal, steps):
-    """torch anneals both ways alike, ours rises linearly and falls as a cosine: each half is
-    compared with torch's of that kind. Its peak lies at ``pct_start * total_steps - 1``."""
-    config = make_config(schedule="one_cycle", warmup=0.2, lr=0.3)
-    expected = torch_rates(
-        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
-            optimizer,
-            max_lr=0.3,
-            total_steps=101,
-            pct_start=21 / 101,
-            anneal_strategy=anneal,
-            div_factor=25,
-            final_div_factor=math.inf,
-            cycle_momentum=False,
-        ),
-        100,
-    )
-    for step in steps:
-        assert learning_rate(config, step, 100) == pytest.approx(expected[step]), step
-
-
-@given(SCHEDULES, st.integers(1, 400))
-def test_rates_lie_between_nothing_and_the_peak(values, steps):
-    config = make_config(**values)
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
-    assert all(0 < rate <= config.lr * (1 + 1e-12) for rate in rates)
-
-
-@given(SCHEDULES, st.integers(2, 400))
-def test_rates_rise_to_one_peak_and_then_fall(values, steps):
-    config = make_config(**values)
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
-    peak = max(range(steps), key=rates.__getitem__)
-    for step, (before, after) in enumerate(itertools.pairwise(rates)):
-        assert before <= after if step < peak else before >= after
-
-
-@given(SCHEDULES)
-def test_rates_are_continuous(values):
-    """Over a fine division no step is larger than the steepest slope times its length."""
-    config, steps = make_config(**values), 2000
-    rise = config.warmup if config.schedule == "one_cycle" else 0.0
-    steepest = max(1 / rise if rise else 0.0, math.pi / 2 / (1 - rise))
-    rates = [learning_rate(config, step, steps) for step in range(steps)]
-    # A rise shorter than a step is a jump by nature, of no more than the whole height.
-    largest = config.lr * min(steepest / steps, 1) * (1 + 1e-6)
-    assert all(abs(b - a) <= largest for a, b in itertools.pairwise(rates))
-    assert rates[-1] <= largest
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
 def test_biases_and_norms_are_never_decayed(optimizer):
     network = small_vgg()
     built = make_optimizer(make_config("vgg", optimizer=optimizer, weight_decay=0.1), network)
-    decay_of = {id(p): g["weight_decay"] for g in built.param_groups for p in g["params"]}
+    name = "decoupled_decay" if optimizer == "sgd" else "weight_decay"
+    decay_of = {id(p): g[name] for g in built.param_groups for p in g["params"]}
     kinds = {}
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -141,20 +64,48 @@ def test_sgd_steps_are_those_of_the_plain_formula():
         optimizer.step()
         with torch.no_grad():
             for p, v in zip(reference.parameters(), velocity, strict=True):
-                gradient = p.grad + (decay * p if p.ndim > 1 else 0)
-                v.mul_(0.9).add_(gradient)
-                p -= lr * (gradient + 0.9 * v)
+                if p.ndim > 1:
+                    p -= lr * decay * p
+                v.mul_(0.9).add_(p.grad)
+                p -= lr * (p.grad + 0.9 * v)
     for mine, theirs in zip(network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_sgd_without_momentum_decays_as_torchs_does():
+    """Without momentum, and only then, decay in the gradient and decoupled decay are the same."""
+    network, decay = small_vgg(), 0.02
+    reference = copy.deepcopy(network)
+    group = {"params": list(network.parameters()), "weight_decay": decay}
+    mine = DecoupledSGD([group], 0.1, momentum=0.0)
+    plain = torch.optim.SGD(reference.parameters(), lr=0.1, weight_decay=decay)
+    for seed in range(4):
+        for one, built in ((network, mine), (reference, plain)):
+            give_gradients(one, seed)
+            built.step()
+    for mine, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_without_a_gradient_are_not_decayed():
+    network = small_vgg()
+    optimizer = make_optimizer(make_config("vgg", weight_decay=0.1), network)
+    give_gradients(network, 0)
+    network[0].weight.grad = None
+    before = network[0].weight.detach().clone()
+    optimizer.step()
+    assert torch.equal(network[0].weight, before)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
 def test_fused_steps_are_torchs_unfused_ones(name):
     network = small_vgg()
     reference = copy.deepcopy(network)
-    optimizer = make_optimizer(make_config("vgg", optimizer=name, lr=0.01), network)
+    decay = 5e-3 if name == "adamw" else 0.0
+    config = make_config("vgg", optimizer=name, lr=0.01, weight_decay=decay)
+    optimizer = make_optimizer(config, network)
     groups = [
-        {"params": [p for p in reference.parameters() if p.ndim > 1], "weight_decay": 5e-4},
+        {"params": [p for p in reference.parameters() if p.ndim > 1], "weight_decay": decay},
         {"params": [p for p in reference.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
     options = {"lr": 0.01, "fused": False, "foreach": False}
@@ -168,6 +119,56 @@ def test_fused_steps_are_torchs_unfused_ones(name):
             built.step()
     for mine, theirs in zip(network.parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_muon_orthogonalizes_matrices_and_leaves_the_rest_to_adamw():
+    network, lr, decay = small_vgg(), 0.01, 0.1
+    reference = copy.deepcopy(network)
+    config = make_config("vgg", optimizer="muon", lr=lr, weight_decay=decay)
+    optimizer = make_optimizer(config, network)
+    others = [p for p in reference.parameters() if p.ndim <= 1]
+    by_adamw = [reference[0].weight, reference[-1].weight]  # one input channel; the classifier
+    plain = torch.optim.AdamW(
+        [{"params": by_adamw, "weight_decay": decay}, {"params": others}],
+        lr=lr,
+        betas=(0.9, 0.95),
+        eps=1e-7,
+        weight_decay=0,
+    )
+    for one, built in ((network, optimizer), (reference, plain)):
+        give_gradients(one, 0)
+        built.step()
+    matrices = 0
+    for mine, theirs in zip(network.parameters(), reference.parameters(), strict=True):
+        if mine.ndim != 4 or mine.shape[1] == 1:
+            torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+            continue
+        moved = ((1 - lr * decay) * theirs - mine).flatten(1).detach()
+        stretched = torch.linalg.svdvals(moved) / (lr * 0.2 * max(moved.shape) ** 0.5)
+        assert ((stretched > 0.6) & (stretched < 1.3)).all()  # bf16, five steps of the iteration
+        matrices += 1
+    assert matrices == 3
+
+
+def test_learning_rate_of_muon_is_followed_by_all_parameters():
+    network = small_vgg()
+    optimizer = make_optimizer(make_config("vgg", optimizer="muon", lr=0.01), network)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    before = [p.detach().clone() for p in network.parameters()]
+    give_gradients(network, 0)
+    optimizer.step()
+    assert all(torch.equal(p, b) for p, b in zip(network.parameters(), before, strict=True))
+
+
+@pytest.mark.parametrize("found", [None, torch.optim.SGD])
+def test_timm_without_muon_is_named_with_its_version(monkeypatch, found):
+    import timm.optim
+
+    monkeypatch.setattr(timm.optim, "Muon", found)
+    monkeypatch.setattr(timm, "__version__", "1.0.20")
+    with pytest.raises(ConfigError, match="muon needs timm 1.0.27 or later.*timm 1.0.20 is"):
+        make_optimizer(make_config("vgg", optimizer="muon"), small_vgg())
 
 
 def test_moving_average_is_the_plain_recurrence_buffers_too():

@@ -33,10 +33,12 @@ def data(tmp_path) -> Path:
 
 
 def train(config, data: Path, folder: Path) -> tuple[dict, list[str]]:
-    """The result and the lines shown."""
+    """The result and the lines shown, the first of which says where the images are."""
     shown = io.StringIO()
     result = train_one(config, data, folder, CPU, Console(file=shown, width=200))
-    return result, shown.getvalue().splitlines()
+    images, *lines = shown.getvalue().splitlines()
+    assert "images (" in images
+    return result, lines
 
 
 def test_best_epoch_is_returned_and_every_epoch_shown(tmp_path, data):

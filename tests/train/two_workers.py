@@ -23,6 +23,8 @@ from raysearch.train.runner import run_trial
 CPU = torch.device("cpu")
 TRIAL = make_config("vgg", augment={"mirror": 0.5, "shift": 0.1}, mixup=0.2)
 
+EARLY = {"epochs": 20, "lr": 1.0, "early_stopping": 1, "balance": "oversample", "l2": 1e-4}
+
 
 def deterministic(**changes) -> TrainConfig:
     """No draw depends on the worker, so that the number of workers cannot matter."""
@@ -30,9 +32,20 @@ def deterministic(**changes) -> TrainConfig:
     return make_config(model=model, augment={"mirror": 0.0}, **changes)
 
 
+def normalized(**changes) -> TrainConfig:
+    """BatchNorm and augmentation, which must not depend on the number of workers either, and a
+    batch that two workers cannot share evenly."""
+    model = {"name": "vgg", "width": 4, "depth": 4, "dropout": 0.0}
+    augment = {"mirror": 0.5, "shift": 0.1, "rotate": 10, "noise": 0.05, "erase": 0.2}
+    return make_config(model=model, augment=augment, batch_size=31, **changes)
+
+
 def work(workers: Workers, folder: Path) -> dict:
     dataset = make_dataset()
     plain = run_fit(deterministic(), dataset, workers=workers)
+    early = run_fit(deterministic(**EARLY), dataset, workers=workers)
+    uneven = run_fit(normalized(), dataset, workers=workers)
+    parts = run_fit(deterministic(), dataset, workers=workers, accumulate=2)
     whole, resumed = [], []
 
     def stop(metrics: dict) -> None:
@@ -50,7 +63,10 @@ def work(workers: Workers, folder: Path) -> dict:
     run_trial(folder / "resumed", 0, TRIAL, dataset, report=resumed.append, **options)
     return {
         "plain": [timeless(end.metrics) for end in plain],
+        "uneven": [timeless(end.metrics) for end in uneven],
+        "parts": [timeless(end.metrics) for end in parts],
         "probs_VK": plain[-1].probs_VK.tolist(),
+        "early": [timeless(end.metrics) for end in early],
         "whole": [timeless(metrics) for metrics in whole],
         "resumed": [timeless(metrics) for metrics in resumed],
     }

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysearch.data.rows import in_order, in_processes
+from raysearch.data.parallel import in_order, in_processes
 from raysearch.errors import DataError
 
 
@@ -53,7 +53,7 @@ def test_no_process_is_left_where_results_are_not_wanted_any_more():
 
 ORPHANS = """
 import os, signal, sys
-from raysearch.data.rows import in_processes
+from raysearch.data.parallel import in_processes
 
 results = in_processes(lambda item: (os.getpid(), bytes(2**22)), range(1000))
 print(*{next(results)[0] for _ in range(2)}, flush=True)

@@ -1,0 +1,14 @@
+"""What of a training run depends on its network, or on what is installed, beside the network."""
+
+from torch import nn
+
+from raysearch.config import TrainConfig
+from raysearch.train.optim import muon
+from raysearch.train.penalty import strengths
+
+
+def check_recipe(config: TrainConfig, network: nn.Module) -> None:
+    """Raises `FieldError` where ``config`` cannot train ``network``, which needs no values."""
+    strengths(config.l2, network)
+    if config.optimizer == "muon":
+        muon()
