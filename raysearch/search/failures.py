@@ -13,6 +13,8 @@ from ray import tune
 
 RESTARTS = 2
 """How often a trial whose process was lost is started anew."""
+START_SECONDS = 180.0
+"""What a process may take to start, before the clock of its first epoch does."""
 ENDED_BEFORE_VERDICT = 5
 """Trials that must have ended before a search is given up for failures."""
 
@@ -34,7 +36,7 @@ class Failures(tune.Callback):
         return {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        self.heard[trial.trial_id] = time.monotonic()
+        self.heard[trial.trial_id] = time.monotonic() + START_SECONDS
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_: Any):
         self.heard[trial.trial_id] = time.monotonic()

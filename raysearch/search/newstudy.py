@@ -47,12 +47,11 @@ def import_trials(source: Path, target: Path, space: SearchSpace) -> Imported:
         number = numbers[trial.number] = len(numbers)
         record = _copy_folder(folder, target / "trials" / f"{number:04d}", number)
         distributions = {name: distribution(dimensions[name]) for name in values}
-        complete = trial.state == TrialState.COMPLETE
-        losses = [*(trial.values or [])[:1], *trial.intermediate_values.values()]
+        outcome = [*trial.values[:1], record["parameters"]][:objectives] if trial.values else None
         study.add_trial(
             optuna.trial.create_trial(
                 state=trial.state,
-                values=[min(losses), record["parameters"]][:objectives] if complete else None,
+                values=outcome,
                 params=values,
                 distributions=distributions,
                 intermediate_values=trial.intermediate_values if objectives == 1 else {},

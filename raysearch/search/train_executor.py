@@ -22,7 +22,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Empty, Queue
 
-from raysearch.search.failures import RESTARTS, lost_words, timeout_words
+from raysearch.search.failures import RESTARTS, START_SECONDS, lost_words, timeout_words
 from raysearch.search.worker import run_payload
 from raysearch.train.distributed import Workers
 from raysearch.train.memory import is_out_of_memory
@@ -106,7 +106,7 @@ class TrainTrial(tune.Trainable):
         self.messages = Queue(actor_options={"num_cpus": 0})
         self.controller = None
         self.outcome: queue.SimpleQueue = queue.SimpleQueue()
-        self.heard = time.monotonic()
+        self.heard = time.monotonic() + START_SECONDS
         trainer = TorchTrainer(
             train_worker,
             train_loop_config=config,

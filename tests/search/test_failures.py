@@ -53,7 +53,7 @@ def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     faults = {1: "raise", 2: "hang", 3: "memory once", 4: "die", 5: "die once", 6: "memory"}
     monkeypatch.setattr(tuner, "train_inline", make_inline(faults))
     run, before = tmp_path / "run", stopped_processes()
-    end = search(run, shards_folder, write_space(), trials=9, trial_timeout=60.0)
+    end = search(run, shards_folder, write_space(), trials=9, trial_timeout=25.0)
     assert statuses(run) == {
         0: "completed",
         1: "failed",
@@ -68,7 +68,7 @@ def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     assert (end.aborted, end.interrupted) == ("", False)
     assert stopped_processes() == before, "what hung was killed"
     assert error(run, 1) == "ValueError: a fault in the second epoch"
-    assert "no epoch ended within 60 s" in error(run, 2)
+    assert "no epoch ended within 25 s" in error(run, 2)
     assert "each time that it was started anew" in error(run, 4)
     assert "batch_size 32 does not fit on cpu, not even in 2 parts" in error(run, 6)
     states = {t.number: t.state for t in open_study(run / "study.log").trials}
@@ -99,7 +99,7 @@ def test_a_fault_in_one_of_two_workers_ends_or_restarts_both(
     monkeypatch.setattr(tuner, "TrainTrial", faulty)
     run, before = tmp_path / "run", stopped_processes()
     begin = time.monotonic()
-    search(run, shards_folder, write_space(), trials=4, workers_per_trial=2, trial_timeout=60.0)
+    search(run, shards_folder, write_space(), trials=4, workers_per_trial=2, trial_timeout=25.0)
     print(f"{time.monotonic() - begin:.1f} s")
     assert statuses(run) == {0: "failed", 1: "completed", 2: "timeout", 3: "completed"}
     assert stopped_processes() == before
