@@ -13,7 +13,7 @@ from ray import tune
 
 RESTARTS = 2
 """How often a trial whose process was lost is started anew."""
-START_SECONDS = 180.0
+START_SECONDS = 600.0
 """What a process may take to start, before the clock of its first epoch does."""
 ENDED_BEFORE_VERDICT = 5
 """Trials that must have ended before a search is given up for failures."""

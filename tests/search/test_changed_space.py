@@ -6,6 +6,7 @@ import pytest
 
 from raysearch import pipeline
 from raysearch.errors import ConfigError, InputError
+from raysearch.files import write_json
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.study import open_study
 from raysearch.space import load_space

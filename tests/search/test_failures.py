@@ -14,6 +14,7 @@ from raysearch.report.tables import run_status, write_leaderboard
 from raysearch.search import tuner
 from raysearch.search.failures import Failures
 from raysearch.search.plan import make_plan
+from raysearch.search.retention import size_of
 from raysearch.search.study import open_study
 from raysearch.train.runner import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders
@@ -78,15 +79,16 @@ def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     for trial in (3, 5):  # they went on from the epoch that they had
         rows = read_metrics(TrialFolder(run / "trials" / f"{trial:04d}").metrics)
         assert [row["epoch"] for row in rows] == [1, 2, 3]
-    board = pd.read_csv(write_leaderboard(_described(run))).set_index("trial")
+    board = pd.read_csv(write_leaderboard(_described(run, shards_folder))).set_index("trial")
     assert list(board.loc[[0, 3, 5, 6], "accumulate"]) == [1, 2, 1, 2]
     assert dict(board["status"]) == statuses(run)
     failures = {"failed": 1, "timeout": 1, "worker_lost": 1, "out_of_memory": 1}
     assert run_status(run)["failures"] == failures
 
 
-def _described(run: Path) -> Path:
-    (run / "run.yaml").write_text("started: 2026-01-01T00:00:00+00:00\n")
+def _described(run: Path, data: Path) -> Path:
+    run.mkdir(exist_ok=True)
+    (run / "run.yaml").write_text(f"started: 2026-01-01T00:00:00+00:00\ndata: {data}\n")
     return run
 
 
@@ -133,3 +135,22 @@ def test_a_search_is_given_up_only_when_more_than_half_of_at_least_five_failed()
     assert not verdict(*["diverged"] * 3, *["completed"] * 2, "pruned")
     assert "3 of the 5" in verdict(*["diverged"] * 3, "completed", "pruned")
     assert "why" in verdict(*["diverged"] * 5)
+
+
+@pytest.mark.slow
+def test_weights_are_kept_within_the_number_and_the_disk_that_are_allowed(
+    tmp_path, ray_here, shards_folder, write_space
+):
+    run, space = _described(tmp_path / "run", shards_folder), write_space()
+    end = search(run, shards_folder, space, trials=4, keep=2)
+    assert (end.statuses, end.aborted) == ({"completed": 4}, "")
+    assert sum(folder.best.exists() for folder in trial_folders(run)) == 2
+    assert not any(folder.checkpoint.exists() for folder in trial_folders(run))
+
+    begin = time.monotonic()
+    limit = size_of(run) + 1000
+    end = search(run, shards_folder, write_space(epochs=9000), trials=6, max_disk=limit)
+    assert f"of {limit / 1e6:,.1f} MB allowed" in end.aborted
+    assert end.statuses["completed"] == 4
+    assert any(folder.best.exists() for folder in trial_folders(run)[:4])
+    print(f"{time.monotonic() - begin:.1f} s")
