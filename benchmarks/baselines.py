@@ -60,6 +60,8 @@ def train(values: dict, stem: str, options: argparse.Namespace) -> TrialFolder:
         [sys.executable, "-m", "raysearch", *command],
         env=os.environ | {"OMP_NUM_THREADS": str(options.threads)},
         stdout=subprocess.DEVNULL,
+        # A job in a shell's background inherits that SIGINT is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
         process.wait(timeout=60 * options.minutes)

@@ -35,6 +35,7 @@ from raysearch.search.plan import (
     make_plan,
 )
 from raysearch.space import SearchSpace, load_space
+from raysearch.train.start import check_starts
 from raysearch.train.trial import trial_folders
 from raysearch.yamlfile import parse_yaml
 
@@ -150,6 +151,7 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "command": " ".join(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": prepared.space.path.name,
+        "space_folder": str(prepared.space.folder),
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
@@ -248,7 +250,11 @@ def conclude(run: Path, console: Console) -> dict[str, Any]:
     write_leaderboard(run)
     if not any(folder.validation.exists() for folder in trial_folders(run)):
         raise RunError(no_result(run))
-    console.print("selecting the ensemble, exporting it and checking the export", highlight=False)
+    console.print(
+        "selecting the ensemble, exporting it and checking the export",
+        highlight=False,
+        soft_wrap=True,
+    )
     report = build_ensemble(run).to_json()
     write_json(run / ENSEMBLE_REPORT, report)
     write_report(run)
@@ -283,12 +289,17 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
     }
 
 
+def own_space(run: Path, description: dict[str, Any]) -> SearchSpace:
+    folder = Path(description.get("space_folder", run))
+    return load_space(run / "space.yaml", folder=folder, look=False)
+
+
 def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
     """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
     ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
     budget counts for this time alone."""
     description = read_run(run)
-    space = load_space(run / "space.yaml")
+    space = own_space(run, description)
     raised = {name: value for name, value in raised.items() if value is not None}
     limits = replace(Limits(**description["limits"]), **raised)
     data = Path(description["data"])
@@ -299,6 +310,8 @@ def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
         description["limits"] |= lasting
         write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
     statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
+    if len(statuses) < prepared.plan.trials:
+        check_starts(space.starts, prepared.dataset)
     unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
     return prepared, unfinished or len(statuses) < prepared.plan.trials
 
@@ -314,7 +327,7 @@ def change_space(run: Path, given: str, name: str | None) -> Path:
     from raysearch.search.newstudy import import_trials
 
     description, space = read_run(run), load_space(given)
-    changes = load_space(run / "space.yaml").diff(space)
+    changes = own_space(run, description).diff(space)
     if not changes:
         return run
     listed = "".join(f"\n  {line}" for line in changes)

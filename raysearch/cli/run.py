@@ -46,6 +46,7 @@ def tune(
     begin = time.monotonic()
     from raysearch import pipeline
     from raysearch.space import load_space
+    from raysearch.train.start import check_starts
 
     if executor not in (None, "inline", "train"):
         raise ConfigError(f"--executor must be inline or train, but got {executor!r}.")
@@ -72,6 +73,7 @@ def tune(
     )
     scratch = Path(storage).resolve() / "synthetic-faces"
     prepared = pipeline.prepare(loaded, data, limits, seed, scratch)
+    check_starts(loaded.starts, prepared.dataset)
     if dry_run:
         _print_plan(pipeline.dry_run(prepared), as_json)
         return

@@ -34,6 +34,11 @@ class Candidate:
     epoch: int
     precision: str
 
+    @property
+    def passes(self) -> int:
+        """Forward passes per image."""
+        return 1 + self.mirror
+
     def __str__(self) -> str:
         return f"{self.trial:04d}/{self.name}"
 
@@ -85,28 +90,11 @@ def load_library(run: Path | str, shards: Shards, trials: Container[int] | None 
     for folder in trial_folders(run):
         if trials is not None and int(folder.path.name) not in trials:
             continue
-        if not folder.validation.exists():
-            skipped[folder.path.name] = (
-                f"no probabilities (status {folder.read_status()['status']})"
-            )
-            continue
-        try:
-            record = folder.read_record()
-            probabilities = read_probabilities(folder.validation)
-        except InputError as error:
-            skipped[folder.path.name] = str(error)
-            continue
-        reason = _mismatch(probabilities, shards)
-        if reason:
-            skipped[folder.path.name] = reason
-            continue
-        records[record.trial] = record
-        for candidate, probs_VK in read_candidates(folder, record, probabilities):
-            fault = _fault(probs_VK)
-            if fault:
-                skipped[str(candidate)] = fault
-            else:
-                found.append((candidate, probs_VK))
+        read = read_trial(folder, shards)
+        skipped |= read.skipped
+        if read.record:
+            records[read.record.trial] = read.record
+            found += read.candidates
     return Library(
         candidates=tuple(candidate for candidate, _ in found),
         probs_NVK=_stack([probs for _, probs in found], len(validation), len(shards.classes)),
@@ -115,6 +103,40 @@ def load_library(run: Path | str, shards: Shards, trials: Container[int] | None 
         records=records,
         skipped=skipped,
     )
+
+
+@dataclass(frozen=True)
+class TrialCandidates:
+    """What one trial has for a library: candidates with their ``probs_VK``, and why others were
+    left out. ``record`` is None where the whole trial was."""
+
+    record: TrialRecord | None
+    candidates: list[tuple[Candidate, NDArray[np.float16]]]
+    skipped: dict[str, str]
+
+
+def read_trial(folder: TrialFolder, shards: Shards) -> TrialCandidates:
+    """Read one trial; nothing that is wrong with its files raises."""
+
+    def left_out(reason: str) -> TrialCandidates:
+        return TrialCandidates(None, [], {folder.path.name: reason})
+
+    if not folder.validation.exists():
+        return left_out(f"no probabilities (status {folder.read_status()['status']})")
+    try:
+        record = folder.read_record()
+        probabilities = read_probabilities(folder.validation)
+    except InputError as error:
+        return left_out(str(error))
+    if reason := _mismatch(probabilities, shards):
+        return left_out(reason)
+    found, skipped = [], {}
+    for candidate, probs_VK in read_candidates(folder, record, probabilities):
+        if fault := _fault(probs_VK):
+            skipped[str(candidate)] = fault
+        else:
+            found.append((candidate, probs_VK))
+    return TrialCandidates(record, found, skipped)
 
 
 def read_candidates(

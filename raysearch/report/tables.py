@@ -126,7 +126,7 @@ def _planned(run: Path, description: dict[str, Any]) -> int:
 
     told = (description.get("limits") or {}).get("trials")
     try:
-        return int(told or load_space(run / "space.yaml").search.trials)
+        return int(told or load_space(run / "space.yaml", look=False).search.trials)
     except (ConfigError, OSError):
         return 0
 

@@ -59,17 +59,29 @@ def _member_table(report: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("candidate")
-    for name in ("weight", "parameters", "in folds"):
+    for name in ("weight", "in folds", "parameters", "MB", "MFLOPs", "ms"):
         table.add_column(name, justify="right")
     for member in report["members"]:
         table.add_row(
             str(member["trial"]),
             member["candidate"],
             f"{member['weight']:.3f}",
-            f"{member['params']:,}",
             f"{100 * member['stability']:.0f} %",
+            *_costs(member),
         )
+    table.add_section()
+    table.add_row("", "all, as exported", "", "", *_costs(report["cost"]))
     return table
+
+
+def _costs(costs: dict[str, Any]) -> list[str]:
+    """Parameters, megabytes, millions of operations and milliseconds of one image."""
+    return [
+        f"{costs['params']:,}",
+        f"{costs['bytes'] / 1e6:.1f}",
+        f"{costs['flops'] / 1e6:,.0f}",
+        f"{costs['latency_ms']:.2f}",
+    ]
 
 
 def _score_table(report: dict[str, Any]) -> Table:

@@ -12,6 +12,7 @@ from torch import distributed as dist
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError
+from raysearch.models.freeze import train_mode
 from raysearch.models.registry import build_model
 from raysearch.search.study import example_configs
 from raysearch.space import SearchSpace
@@ -176,7 +177,7 @@ def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[int,
     """(training images in an epoch, seconds for each, bytes of the weights) of ``config`` on this
     device."""
     training = Training(config, dataset, default_device(), Workers())
-    training.network.train()
+    train_mode(training.network)
     draws = torch.Generator(training.device).manual_seed(0)
     rows = torch.arange(min(config.batch_size, len(dataset.train)))
     images, labels = dataset.train.images_NCHW[rows], dataset.train.labels_N[rows]

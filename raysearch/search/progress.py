@@ -2,6 +2,7 @@
 terminal. Everything goes to stderr; stdout is for results."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -9,6 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raysearch.data.shards import Shards
+from raysearch.ensemble.live import LiveEnsemble, LiveScore
 from raysearch.search.failures import Failures
 from raysearch.train.trial import TrialFolder
 
@@ -16,11 +19,13 @@ SHOWN = 12
 
 
 class Progress(tune.Callback):
-    """Follows the trials: a row each, the best so far, and the status file of those that end."""
+    """Follows the trials: a row each, the best so far, the ensemble of those that ended, and the
+    status file of those that end."""
 
     def __init__(
         self,
-        run: str,
+        run: Path,
+        shards: Shards,
         trials: int,
         console: Console,
         deadline: float | None,
@@ -28,6 +33,7 @@ class Progress(tune.Callback):
     ):
         self.run, self.total, self.console, self.deadline = run, trials, console, deadline
         self.failures = failures
+        self.ensemble = LiveEnsemble(run, shards, self._show_ensemble)
         self.started = time.monotonic()
         self.rows: dict[int, dict[str, Any]] = {}
         self.live: Live | None = None
@@ -39,9 +45,11 @@ class Progress(tune.Callback):
         if self.console.is_terminal:
             self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
             self.live.start()
+        self.ensemble.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.ensemble.close()
         if self.live:
             self.live.stop()
 
@@ -75,6 +83,7 @@ class Progress(tune.Callback):
         state, error = self.failures.ends[number]
         self.rows[number]["state"] = state
         self.write_status(number, error)
+        self.ensemble.trial_ended(self._folder(number))
         if not self.live:
             why = f": {error}" if error else ""
             self._say(f"trial {number:>3}  {state} after {self.rows[number]['epoch']} epochs{why}")
@@ -83,7 +92,7 @@ class Progress(tune.Callback):
 
     def write_status(self, number: int, error: str = "") -> None:
         """A trial cannot say itself that it was stopped; whoever stopped it says so."""
-        files = TrialFolder(f"{self.run}/trials/{number:04d}")
+        files = self._folder(number)
         written, state = files.read_status(), self.rows[number]["state"]
         if written["status"] != state and (error or files.path.is_dir()):
             files.write_status(state, written["epochs"], error)
@@ -96,6 +105,13 @@ class Progress(tune.Callback):
                 row["state"] = "interrupted"
             self.write_status(number)
 
+    def _folder(self, number: int) -> TrialFolder:
+        return TrialFolder(self.run / "trials" / f"{number:04d}")
+
+    def _show_ensemble(self, score: LiveScore) -> None:
+        if not self.live:
+            self._say(str(score))
+
     def _say(self, line: str) -> None:
         clock = _clock(time.monotonic() - self.started)
         self.console.print(f"[{clock}] {line}", highlight=False, markup=False, soft_wrap=True)
@@ -104,7 +120,12 @@ class Progress(tune.Callback):
         done = sum(row["state"] not in ("running",) for row in self.rows.values())
         left = "" if self.deadline is None else f", {_clock(self.deadline - time.monotonic())} left"
         elapsed = _clock(time.monotonic() - self.started)
-        table = Table(title=f"{done} of {self.total} trials, {elapsed}{left}", title_justify="left")
+        table = Table(
+            title=f"{done} of {self.total} trials, {elapsed}{left}",
+            title_justify="left",
+            caption=str(self.ensemble.latest or ""),
+            caption_justify="left",
+        )
         for name in ("trial", "state", "network", "epoch", "log loss", "accuracy", "images/s"):
             table.add_column(name, justify="left" if name in ("state", "network") else "right")
         running = [n for n, row in self.rows.items() if row["state"] == "running"]

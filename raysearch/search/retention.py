@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from ray import tune
 
-from raysearch.ensemble.build import open_data
+from raysearch.data.shards import Shards
 from raysearch.ensemble.estimate import fit_ensemble
 from raysearch.ensemble.library import load_library
 from raysearch.train.runner import read_metrics
@@ -32,42 +32,42 @@ class Retention(tune.Callback):
     ``full`` says why that cannot be done any more, and is "" until then.
     """
 
-    def __init__(self, run: Path, keep: int, max_bytes: int | None):
-        self.run, self.keep, self.max_bytes = run, keep, max_bytes
+    def __init__(self, run: Path, shards: Shards, keep: int, max_bytes: int | None):
+        self.run, self.shards, self.keep, self.max_bytes = run, shards, keep, max_bytes
         self.checked, self.full = 0.0, ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        keep_best(self.run, self.keep)
+        keep_best(self.run, self.shards, self.keep)
 
     on_trial_error = on_trial_complete
 
     def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
         now = time.monotonic()
         if self.max_bytes is not None and not self.full and now - self.checked > CHECK_SECONDS:
-            self.full = shrink(self.run, self.max_bytes)
+            self.full = shrink(self.run, self.shards, self.max_bytes)
             self.checked = now
 
 
-def keep_best(run: Path, keep: int) -> None:
+def keep_best(run: Path, shards: Shards, keep: int) -> None:
     """Remove the weights of all but ``keep`` of the trials that have ended, and their
     checkpoints, which nothing goes on from."""
     for folder in _ended(run):
         shutil.rmtree(folder.checkpoint, ignore_errors=True)
     if len(_with_weights(run)) > keep:
-        members, others = useful_first(run)
+        members, others = useful_first(run, shards)
         for folder in (members + others)[keep:]:
             shutil.rmtree(folder.best, ignore_errors=True)
 
 
-def shrink(run: Path, max_bytes: int) -> str:
+def shrink(run: Path, shards: Shards, max_bytes: int) -> str:
     """Remove weights, the least useful first, until ``run`` and the export of its ensemble take
     at most ``max_bytes``; members of the ensemble stay. Returns why that is not enough, or ""."""
     if size_of(run) + 2 * sum(size_of(f.best) for f in _with_weights(run)) <= max_bytes:
         return ""
-    members, others = useful_first(run)
+    members, others = useful_first(run, shards)
     export = 2 * sum(size_of(folder.best) for folder in members)
     while size_of(run) + export > max_bytes and others:
         shutil.rmtree(others.pop().best, ignore_errors=True)
@@ -81,11 +81,11 @@ def shrink(run: Path, max_bytes: int) -> str:
     )
 
 
-def useful_first(run: Path) -> tuple[list[TrialFolder], list[TrialFolder]]:
+def useful_first(run: Path, shards: Shards) -> tuple[list[TrialFolder], list[TrialFolder]]:
     """The folders of ended trials that have weights: members of the best ensemble that these can
     form, heaviest first, and the others, lowest log loss first."""
     holding = {int(folder.path.name): folder for folder in _with_weights(run)}
-    library = load_library(run, open_data(run), trials=holding)
+    library = load_library(run, shards, trials=holding)
     weight: dict[int, float] = {}
     if len(library):
         ensemble = fit_ensemble(

@@ -17,6 +17,7 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from rich.console import Console
 
+from raysearch.data.shards import open_shards
 from raysearch.search.failures import RESTARTS, Failures
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
@@ -68,8 +69,9 @@ def run_search(
     )
     hangs = plan.trial_timeout if plan.executor == "inline" else None
     failures = Failures(hangs)  # `TrainTrial` sees to its own workers
-    progress = Progress(str(run), plan.trials, console, deadline, failures)
-    retention = Retention(run, plan.keep, plan.max_disk)
+    shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
+    progress = Progress(run, shards, plan.trials, console, deadline, failures)
+    retention = Retention(run, shards, plan.keep, plan.max_disk)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
     payload = {
         "run": str(run),
@@ -103,7 +105,7 @@ def run_search(
             ).fit()
         finally:
             progress.close()
-            keep_best(run, plan.keep)
+            keep_best(run, shards, plan.keep)
             shutil.rmtree(staging, ignore_errors=True)
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
     aborted = failures.verdict() or retention.full

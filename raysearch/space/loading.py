@@ -24,18 +24,23 @@ _WITH_UNITS = {
 }
 
 
-def load_space(space: Path | str) -> SearchSpace:
+def load_space(space: Path | str, *, folder: Path | None = None, look: bool = True) -> SearchSpace:
     """The space in the file ``space``, or the shipped one of that name, checked.
 
-    A checked space builds a valid `TrainConfig`, whose network can be built, from every choice
-    and from both ends of every range, under every combination of conditions. Raises
+    A checked space builds a valid `TrainConfig`, whose network can be built and frozen, from every
+    choice and from both ends of every range, under every combination of conditions. Raises
     `ConfigError` with file, line and column.
+
+    Args:
+        folder: that paths in the space start at; the file's own where left out.
+        look: whether the weights that training starts from must be there.
     """
     document = load_yaml(resolve_space(space))
     _check_sections(document)
     draft = parse_train(document)
     dimensions = in_order(draft)
-    check_configurations(draft, worlds(draft, dimensions))
+    folder = folder or Path(document.file).resolve().parent
+    starts = check_configurations(draft, worlds(draft, dimensions), folder, look)
     known = _known(document)
     return SearchSpace(
         path=Path(document.file),
@@ -46,6 +51,8 @@ def load_space(space: Path | str) -> SearchSpace:
         known=known,
         known_values=known_values(draft, dimensions, known),
         source_text=document.text,
+        folder=folder,
+        starts=starts,
     )
 
 

@@ -11,6 +11,7 @@ a checkpoint repeats the uninterrupted one.
 
 import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,8 +27,10 @@ from raysearch import metrics
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, RunError
+from raysearch.models.freeze import freeze, train_mode
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
+from raysearch.models.weights import Weights
 from raysearch.train.augment import augment
 from raysearch.train.balance import EpochRows
 from raysearch.train.compiling import compiled
@@ -38,6 +41,7 @@ from raysearch.train.mixing import mix
 from raysearch.train.optim import MovingAverage, make_optimizer
 from raysearch.train.penalty import Penalty
 from raysearch.train.schedule import learning_rate, stands_still
+from raysearch.train.start import fit_start, read_start
 
 _CHECK_STEPS = 50
 """How often the loss is looked at within an epoch: looking waits for the device."""
@@ -52,8 +56,10 @@ class EpochEnd:
     """What `fit` reports after each epoch.
 
     ``metrics``: epoch, train_loss, train_accuracy, validation_log_loss, validation_accuracy,
-    validation_macro_f1, lr, images_per_second, seconds. ``probs_VK``: float32 probabilities of
-    the averaged weights on the validation split. ``training``: the run itself, for its weights.
+    validation_macro_f1, lr, images_per_second, seconds. The training loss is the cross entropy
+    that is minimized, of labels as smoothed, mixed and weighted, without the l2 penalty.
+    ``probs_VK``: float32 probabilities of the averaged weights on the validation split.
+    ``training``: the run itself, for its weights.
     """
 
     metrics: dict[str, float]
@@ -70,20 +76,25 @@ def fit(
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
     accumulate: int = 1,
+    start: Weights | None = None,
 ) -> None:
     """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
     ``report`` after each, on every worker.
 
     ``accumulate`` splits every batch into so many parts, whose gradients are added up: less memory
     for the same steps, but for BatchNorm, whose statistics are each part's own.
-    ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
-    ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
-    where a batch has fewer images than there are workers, or the network cannot be trained so,
+    ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
+    begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
+    where they were read already. An exception that ``report`` raises ends the run. Raises
+    `Diverged` when a loss is not finite, `ConfigError` where a batch has fewer images than there
+    are workers, the network cannot be trained so or the weights to begin with do not fit,
     `DataError` where a class without images is to be balanced.
     """
     training = Training(config, dataset, torch.device(device), workers or Workers(), accumulate)
     if resume is not None:
         training.load_state_dict(resume)
+    elif start := start or read_start(config):
+        training.begin_with(start)
     while not training.ended:
         report(training.run_epoch())
 
@@ -118,6 +129,7 @@ class Training:
             network = build_model(
                 config.model, dataset.shape[0], len(dataset.classes), config.image_size
             )
+        freeze(network, config.freeze_depth, config.model.name)
         self.network = network.to(device, memory_format=torch.channels_last)
         self.synchronized = workers.wrap(self.network, device)
         if config.compile:
@@ -135,6 +147,15 @@ class Training:
         """All epochs are done, or validation log loss has stood still for too long."""
         patience = self.config.early_stopping
         return self.epoch >= self.config.epochs or stands_still(self.losses, patience)
+
+    def begin_with(self, weights: Weights) -> None:
+        """Take over what fits of ``weights``, and say on stderr what that was."""
+        channels, classes = self.dataset.shape[0], self.dataset.classes
+        fitted = fit_start(weights, self.config, channels, classes, self.network)
+        for network in (self.network, self.average.network):
+            network.load_state_dict(fitted.tensors, strict=False)
+        if self.workers.leads:
+            print(f"{weights.source}: took {fitted}", file=sys.stderr)
 
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
@@ -168,7 +189,7 @@ class Training:
         """Mean loss, accuracy and number of images of one pass over the epoch's rows; a loss that
         is not finite ends it soon."""
         config, train = self.config, self.dataset.train
-        self.network.train()
+        train_mode(self.network)
         batch_size = self.batch_size
         order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
         draws = torch.Generator(self.device).manual_seed(_mix(config.seed, epoch, 1))

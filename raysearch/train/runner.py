@@ -4,6 +4,7 @@ import csv
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,13 +14,15 @@ from raysearch.data.dataset import Dataset
 from raysearch.errors import InputError
 from raysearch.files import write_text
 from raysearch.models.registry import build_model, count_parameters
+from raysearch.models.weights import Weights
 from raysearch.probabilities import Probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.device import device_name, free_memory
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
 from raysearch.train.memory import is_out_of_memory, remedy
-from raysearch.train.trial import Execution, TrialFolder, make_record
+from raysearch.train.start import read_start
+from raysearch.train.trial import Execution, Origin, TrialFolder, make_record
 
 METRICS = (
     "epoch",
@@ -89,9 +92,11 @@ def _run_once(
         report(end.metrics | {"epochs": epoch if end.training.ended else config.epochs})
 
     try:
+        start = read_start(config) if state is None else None
         execution = Execution(workers.count, torch.get_num_threads(), parts, device_name(device))
-        recorder.describe(trial, config, execution)
-        fit(config, dataset, on_epoch, state, device=device, workers=workers, accumulate=parts)
+        recorder.describe(trial, config, start, execution)
+        options = {"workers": workers, "accumulate": parts, "start": start}
+        fit(config, dataset, on_epoch, state, device=device, **options)
         return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:
         return recorder.finish("diverged", str(error))
@@ -142,15 +147,27 @@ class Recorder:
             self.files.write_status("running", epoch)
             self.board = SummaryWriter(str(self.files.tensorboard), purge_step=epoch + 1)
 
-    def describe(self, trial: int, config: TrainConfig, execution: Execution) -> None:
-        """Raises `ConfigError` where the network of ``config`` cannot be built for this data."""
+    def describe(
+        self, trial: int, config: TrainConfig, start: Weights | None, execution: Execution
+    ) -> None:
+        """Write config.json; of one that the checkpoint that is gone on from has already, how the
+        trial is run alone.
+
+        Raises `ConfigError` where the network of ``config`` cannot be built for this data.
+        """
         if not self.workers.leads:
+            return
+        if self.rows and self.files.config.exists():
+            record = self.files.read_record()
+            if record.execution != execution:
+                self.files.write_record(replace(record, execution=execution))
             return
         channels, classes = self.dataset.shape[0], len(self.dataset.classes)
         with torch.random.fork_rng(devices=[]):
             network = build_model(config.model, channels, classes, config.image_size)
         parameters = count_parameters(network)
-        record = make_record(trial, config, self.dataset, parameters, execution)
+        origin = start and Origin(start.source, start.sha256)
+        record = make_record(trial, config, self.dataset, parameters, execution, origin)
         self.files.write_record(record)
 
     def record(self, end: EpochEnd) -> None:
@@ -206,8 +223,8 @@ class Recorder:
             return ""
         best = min(self.rows, key=lambda row: row["validation_log_loss"])
         return (
-            f"early_stopping: no lower validation log loss for {patience} epochs; the lowest was "
-            f"that of epoch {best['epoch']}, and {self.epochs} epochs were planned"
+            f"early_stopping {patience}: validation log loss was lowest after epoch "
+            f"{best['epoch']}; {self.epochs} epochs were planned"
         )
 
     def finish(self, status: str, error: str = "", stopped: str = "") -> str:

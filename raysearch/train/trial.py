@@ -7,6 +7,7 @@ checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
 validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
+cost.json                   what the network costs, once that was measured (`ensemble.measure`)
 """
 
 import json
@@ -52,10 +53,20 @@ class Execution:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a trial's first weights came from, so that a repeat can be checked: an absolute path
+    with the file's SHA-256, or a hub's name with that of the tensors written as safetensors."""
+
+    source: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """All that is needed to build a trial's network again, without the data.
 
     ``mean`` and ``std`` are per channel, of the training split, in units of [0, 1].
+    ``started_from`` is None where the weights were drawn at random.
     """
 
     trial: int
@@ -69,6 +80,7 @@ class TrialRecord:
     images_on: Literal["device", "host"] = "device"
     """Where its images waited."""
     execution: Execution = Execution()
+    started_from: Origin | None = None
 
     def build(self) -> tuple[Preprocess, nn.Module]:
         """Preprocessing and the network, its weights freshly initialized."""
@@ -92,7 +104,12 @@ class TrialRecord:
 
 
 def make_record(
-    trial: int, train: TrainConfig, dataset: Dataset, parameters: int, execution: Execution
+    trial: int,
+    train: TrainConfig,
+    dataset: Dataset,
+    parameters: int,
+    execution: Execution,
+    started_from: Origin | None = None,
 ) -> TrialRecord:
     return TrialRecord(
         trial=trial,
@@ -105,6 +122,7 @@ def make_record(
         parameters=parameters,
         images_on=dataset.images_on,
         execution=execution,
+        started_from=started_from,
     )
 
 
@@ -120,6 +138,7 @@ class TrialFolder:
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"
         self.validation = self.path / "validation.arrow"
+        self.cost = self.path / "cost.json"
 
     def write_record(self, record: TrialRecord) -> None:
         write_json(self.config, record.to_json())

@@ -104,6 +104,12 @@ def test_fault_that_the_data_brings_out_is_named_where_it_stands(
     assert str(error).startswith(f"{tmp_path}/{place}{message}")
 
 
+def test_fault_of_a_shipped_configuration_is_named_in_its_file(tmp_path, data, run_command):
+    """Its classes are happy, sad and neutral."""
+    with pytest.raises(ConfigError, match=r"_3_classes.yaml:\d+:\d+: .*'neutral' has no"):
+        run_command("train", "baselines/p2_hog_dcnn_3_classes", "--data", data, "--out", tmp_path)
+
+
 @pytest.mark.parametrize("classes", ["[sad]", "[sad, sad]", "sad", "[]"])
 def test_fewer_than_two_different_classes_are_refused_before_the_data_is_read(tmp_path, classes):
     done = train(tmp_path, tmp_path / "no data", f"{CONFIG}classes: {classes}\n")

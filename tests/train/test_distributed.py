@@ -12,15 +12,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from small_runs import make_dataset, run_fit, timeless
+from small_runs import make_config, make_dataset, run_fit, timeless
 from torch import distributed as dist
 from torch import nn
 from two_workers import EARLY, TRIAL, deterministic, normalized
 
 from raysearch import metrics
+from raysearch.models.freeze import frozen_tensors
 from raysearch.probabilities import read_probabilities
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
+from raysearch.train.loop import Training
 from raysearch.train.runner import read_metrics
 from raysearch.train.trial import TrialFolder
 
@@ -120,6 +122,16 @@ def test_validation_scores_are_those_of_all_rows_in_order(seen):
     assert last["validation_log_loss"] == metrics.log_loss(probs_VK, labels_V)
     assert last["validation_accuracy"] == metrics.accuracy(probs_VK, labels_V)
     assert last["validation_macro_f1"] == metrics.macro_f1(probs_VK, labels_V)
+
+
+def test_frozen_layers_stand_still_under_two_workers(seen):
+    config = make_config("vgg", epochs=1, freeze_depth=2)
+    start = Training(config, make_dataset(), torch.device("cpu"), Workers())
+    frozen, before = frozen_tensors(start.network), start.network.state_dict()
+    after = {name: torch.tensor(values) for name, values in seen[0]["frozen"].items()}
+    assert len(frozen) == 2 * 6
+    for name, values in after.items():
+        assert torch.equal(values, before[name]) == (name in frozen), name
 
 
 def test_only_the_leader_writes(folder):

@@ -220,7 +220,40 @@ def test_running_out_of_memory_twice_is_a_status_that_names_the_batch_size(tmp_p
     assert run(tmp_path) == "out_of_memory"
     status = TrialFolder(tmp_path).read_status()
     assert (status["status"], status["epochs"]) == ("out_of_memory", 1)
-    assert "batch_size 32 does not fit on cpu, not even in 2 parts" in status["error"]
+    told = "batch_size 32 does not fit on cpu, not even in 2 parts. Try batch_size 16. ("
+    assert status["error"].startswith(told)
+    assert "tried to allocate 9 GiB" in status["error"]
+
+
+def test_array_too_large_for_the_machine_is_out_of_memory_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(Training, "_step", lambda *_: torch.empty(2**60, dtype=torch.uint8))
+    assert run(tmp_path) == "out_of_memory"
+    assert TrialFolder(tmp_path).read_status()["status"] == "out_of_memory"
+
+
+def test_early_end_is_completed_and_says_why(tmp_path, monkeypatch):
+    score(monkeypatch, [3, 1, 2, 2, 0])
+    reported, config = [], make_config(epochs=5, early_stopping=2)
+    assert run(tmp_path, config, report=reported.append) == "completed"
+    assert [(m["epoch"], m["epochs"]) for m in reported] == [(1, 5), (2, 5), (3, 5), (4, 4)]
+    files = TrialFolder(tmp_path)
+    why = "early_stopping 2: validation log loss was lowest after epoch 2; 5 epochs were planned"
+    expected = {"status": "completed", "epochs": 4, "error": "", "stopped": why}
+    assert files.read_status() == expected
+    kept = read_probabilities(files.validation)
+    assert (kept.epoch, set(kept.candidates)) == (2, {"ema", "ema_mirror"})
+    assert run(tmp_path, config, report=stop_at(5)) == "completed"  # and it stays ended
+    assert files.read_status() == expected
+
+
+@pytest.mark.parametrize("stopped_after", [1, 3])
+def test_early_end_comes_in_the_same_epoch_after_a_restart(tmp_path, monkeypatch, stopped_after):
+    score(monkeypatch, [3, 1, 2, 2, 0])
+    config = make_config(epochs=5, early_stopping=2)
+    with pytest.raises(Stopped):
+        run(tmp_path, config, report=stop_at(stopped_after))
+    assert run(tmp_path, config) == "completed"
+    assert TrialFolder(tmp_path).read_status()["epochs"] == 4
 
 
 def test_other_exceptions_pass_through_and_are_written_down(tmp_path):

@@ -43,6 +43,7 @@ def normalized(**changes) -> TrainConfig:
 def work(workers: Workers, folder: Path) -> dict:
     dataset = make_dataset()
     plain = run_fit(deterministic(), dataset, workers=workers)
+    frozen = run_fit(make_config("vgg", epochs=1, freeze_depth=2), dataset, workers=workers)
     early = run_fit(deterministic(**EARLY), dataset, workers=workers)
     uneven = run_fit(normalized(), dataset, workers=workers)
     parts = run_fit(deterministic(), dataset, workers=workers, accumulate=2)
@@ -66,6 +67,7 @@ def work(workers: Workers, folder: Path) -> dict:
         "uneven": [timeless(end.metrics) for end in uneven],
         "parts": [timeless(end.metrics) for end in parts],
         "probs_VK": plain[-1].probs_VK.tolist(),
+        "frozen": {n: t.tolist() for n, t in frozen[-1].training.network.state_dict().items()},
         "early": [timeless(end.metrics) for end in early],
         "whole": [timeless(metrics) for metrics in whole],
         "resumed": [timeless(metrics) for metrics in resumed],
