@@ -1,6 +1,6 @@
 """The prediction library: what every candidate of every trial of a run said on validation."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,8 +75,9 @@ class Library:
         )
 
 
-def load_library(run: Path | str, shards: Shards) -> Library:
-    """Read ``validation.arrow`` of every trial of ``run``, whatever became of the trial.
+def load_library(run: Path | str, shards: Shards, trials: Container[int] | None = None) -> Library:
+    """Read ``validation.arrow`` of every trial of ``run`` (or of those in ``trials``), whatever
+    became of the trial.
 
     A file that is torn, or whose split, digest or classes are not those of ``shards``, is left
     out with its reason in `Library.skipped`; the library may be empty. Raises `DataError` where
@@ -87,6 +88,8 @@ def load_library(run: Path | str, shards: Shards) -> Library:
     records: dict[int, TrialRecord] = {}
     skipped: dict[str, str] = {}
     for folder in trial_folders(run):
+        if trials is not None and int(folder.path.name) not in trials:
+            continue
         read = read_trial(folder, shards)
         skipped |= read.skipped
         if read.record:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from raysearch.data.shards import Shards
 from raysearch.ensemble.live import LiveEnsemble, LiveScore
+from raysearch.search.failures import Failures
 from raysearch.train.trial import TrialFolder
 
 SHOWN = 12
@@ -22,9 +23,16 @@ class Progress(tune.Callback):
     status file of those that end."""
 
     def __init__(
-        self, run: Path, shards: Shards, trials: int, console: Console, deadline: float | None
+        self,
+        run: Path,
+        shards: Shards,
+        trials: int,
+        console: Console,
+        deadline: float | None,
+        failures: Failures,
     ):
         self.run, self.total, self.console, self.deadline = run, trials, console, deadline
+        self.failures = failures
         self.ensemble = LiveEnsemble(run, shards, self._show_ensemble)
         self.started = time.monotonic()
         self.rows: dict[int, dict[str, Any]] = {}
@@ -71,30 +79,23 @@ class Progress(tune.Callback):
             )
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        result = trial.last_result
         number = trial.config["trial"]
-        if "status" in result:
-            state = result["status"]
-        else:
-            state = "completed" if result["epoch"] >= result["epochs"] else "pruned"
-        self._end(number, state)
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        self._end(trial.config["trial"], "failed")
-
-    def _end(self, number: int, state: str) -> None:
+        state, error = self.failures.ends[number]
         self.rows[number]["state"] = state
-        self.write_status(number)
+        self.write_status(number, error)
         self.ensemble.trial_ended(self._folder(number))
         if not self.live:
-            self._say(f"trial {number:>3}  {state} after {self.rows[number]['epoch']} epochs")
+            why = f": {error}" if error else ""
+            self._say(f"trial {number:>3}  {state} after {self.rows[number]['epoch']} epochs{why}")
 
-    def write_status(self, number: int) -> None:
+    on_trial_error = on_trial_complete
+
+    def write_status(self, number: int, error: str = "") -> None:
         """A trial cannot say itself that it was stopped; whoever stopped it says so."""
         files = self._folder(number)
         written, state = files.read_status(), self.rows[number]["state"]
-        if written["status"] != state and files.path.is_dir():
-            files.write_status(state, written["epochs"], written["error"])
+        if written["status"] != state and (error or files.path.is_dir()):
+            files.write_status(state, written["epochs"], error)
 
     def close(self) -> None:
         """After the search: what still runs was interrupted, and worker processes that ran an

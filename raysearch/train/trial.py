@@ -33,8 +33,23 @@ STATUSES = (
     "interrupted",
     "diverged",
     "out_of_memory",
+    "timeout",
+    "worker_lost",
     "failed",
 )
+FAILURES = STATUSES[STATUSES.index("diverged") :]
+"""The last of `STATUSES`: a trial that ended so has failed, and is not gone on with."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a trial is run, which is no part of what it is: ``threads`` of each of ``workers``
+    processes on ``device``, every batch in ``accumulate`` parts."""
+
+    workers: int = 1
+    threads: int = 1
+    accumulate: int = 1
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,6 +79,7 @@ class TrialRecord:
     parameters: int
     images_on: Literal["device", "host"] = "device"
     """Where its images waited."""
+    execution: Execution = Execution()
     started_from: Origin | None = None
 
     def build(self) -> tuple[Preprocess, nn.Module]:
@@ -92,6 +108,7 @@ def make_record(
     train: TrainConfig,
     dataset: Dataset,
     parameters: int,
+    execution: Execution,
     started_from: Origin | None = None,
 ) -> TrialRecord:
     return TrialRecord(
@@ -104,6 +121,7 @@ def make_record(
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
         images_on=dataset.images_on,
+        execution=execution,
         started_from=started_from,
     )
 
