@@ -4,26 +4,19 @@ Each stage reads the last one's folder, so that `resume` is the same path entere
 """
 
 import os
-import platform
-import secrets
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from raysearch import __version__
 from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
-from raysearch.errors import ArtifactError, ConfigError, InputError, RunError
-from raysearch.files import atomic_folder, remove_stale, write_json, write_text
+from raysearch.errors import RunError
+from raysearch.files import remove_stale, write_json
 from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
 from raysearch.search.plan import (
     Estimate,
@@ -34,8 +27,7 @@ from raysearch.search.plan import (
     local_resources,
     make_plan,
 )
-from raysearch.space import SearchSpace, load_space
-from raysearch.train.start import check_starts
+from raysearch.space import SearchSpace
 from raysearch.train.trial import trial_folders
 from raysearch.yamlfile import parse_yaml
 
@@ -142,42 +134,6 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
 def is_writable(folder: Path) -> bool:
     """Root may write to a folder that is marked read-only, and still should not."""
     return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
-
-
-def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits) -> None:
-    """Make the run's folder with run.yaml and space.yaml in it."""
-    write_text(run / "space.yaml", prepared.space.source_text)
-    description = {
-        "command": " ".join(command),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "space": prepared.space.path.name,
-        "space_folder": str(prepared.space.folder),
-        "data": str(prepared.data),
-        "data_source": "synthetic" if prepared.synthetic else "given",
-        "data_fingerprint": prepared.dataset.fingerprint,
-        "classes": list(prepared.dataset.classes),
-        "seed": prepared.seed,
-        "limits": vars(limits),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-    }
-    write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
-
-
-def is_run(folder: Path) -> bool:
-    return (folder / "run.yaml").is_file()
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    """run.yaml of a run; raises `ArtifactError` where ``run`` is not one."""
-    try:
-        description = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-        return dict(description)
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise ArtifactError(
-            f"{run} is not a run of `raysearch tune`: run.yaml cannot be read ({error})."
-        ) from None
 
 
 def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> dict[str, Any]:
@@ -287,111 +243,3 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "estimate": expected.to_json(),
         "disk_free_bytes": free_disk(prepared.data),
     }
-
-
-def own_space(run: Path, description: dict[str, Any]) -> SearchSpace:
-    folder = Path(description.get("space_folder", run))
-    return load_space(run / "space.yaml", folder=folder, look=False)
-
-
-def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
-    """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
-    ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
-    budget counts for this time alone."""
-    description = read_run(run)
-    space = own_space(run, description)
-    raised = {name: value for name, value in raised.items() if value is not None}
-    limits = replace(Limits(**description["limits"]), **raised)
-    data = Path(description["data"])
-    prepared = prepare(space, str(data), limits, description["seed"], data)
-    _require_same_data(prepared, run, description)
-    lasting = {name: value for name, value in raised.items() if name != "time_budget"}
-    if lasting:
-        description["limits"] |= lasting
-        write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
-    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
-    if len(statuses) < prepared.plan.trials:
-        check_starts(space.starts, prepared.dataset)
-    unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
-    return prepared, unfinished or len(statuses) < prepared.plan.trials
-
-
-def change_space(run: Path, given: str, name: str | None) -> Path:
-    """The run to go on with where ``run`` is to be resumed with the space ``given``: itself where
-    that is its own; else a new run beside it called ``name``, made here, with those of its
-    finished trials that lie in the new space.
-
-    Raises `ConfigError` with every difference where there is no name for a new run, `InputError`
-    where there is such a run already.
-    """
-    from raysearch.search.newstudy import import_trials
-
-    description, space = read_run(run), load_space(given)
-    changes = own_space(run, description).diff(space)
-    if not changes:
-        return run
-    listed = "".join(f"\n  {line}" for line in changes)
-    if name is None:
-        raise ConfigError(
-            f"A study has one space, and {space.path} is not that of {run}:{listed}\n"
-            "Go on without --space, or add --new-study NAME: a new run with those finished trials "
-            "that lie in the new space."
-        )
-    target = run.parent / name
-    if target.exists():
-        raise InputError(f"{target} exists already; choose another --new-study.")
-    limits, data = Limits(**description["limits"]), Path(description["data"])
-    prepared = prepare(space, str(data), limits, description["seed"], data)
-    _require_same_data(prepared, run, description)
-    with atomic_folder(target) as folder:
-        start_run(prepared, folder, sys.argv, limits)
-        imported = import_trials(run, folder, space)
-    print(f"{space.path} changes the space of {run}:{listed}", file=sys.stderr)
-    for number, reason in imported.reasons.items():
-        print(f"trial {number} stays behind: {reason}", file=sys.stderr)
-    print(f"{target} begins with {len(imported.numbers)} trials of {run}", file=sys.stderr)
-    return target
-
-
-def _require_same_data(prepared: Prepared, run: Path, description: dict[str, Any]) -> None:
-    if prepared.dataset.fingerprint != description["data_fingerprint"]:
-        raise ConfigError(
-            f"The data in {prepared.data} has changed since {run} began (fingerprint "
-            f"{prepared.dataset.fingerprint}, was {description['data_fingerprint']}). "
-            "Scores on the two cannot be compared: start a new run."
-        )
-
-
-def new_run_name(data: Path | str | None, space: SearchSpace) -> str:
-    """``<data>-<space>-<UTC time>-<4 hex>``."""
-    stem = "synthetic" if data is None else Path(data).name.split(".")[0]
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{stem}-{space.path.stem}-{moment}-{secrets.token_hex(2)}"
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "ray", "optuna", "timm", "pyarrow", "numpy")
-    found = {"raysearch": __version__, "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def git_commit() -> str:
-    """Commit of the checkout that raysearch runs from, or ""."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def hardware() -> dict[str, Any]:
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}

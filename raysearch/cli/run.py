@@ -44,7 +44,7 @@ def tune(
 ) -> None:
     """Search, select, export: from labelled images to a verified ensemble."""
     begin = time.monotonic()
-    from raysearch import pipeline
+    from raysearch import pipeline, runfolder
     from raysearch.space import load_space
     from raysearch.train.start import check_starts
 
@@ -53,7 +53,7 @@ def tune(
     if "://" in storage:
         raise ConfigError(f"--storage must be a folder on this machine, but got {storage!r}.")
     loaded = load_space(space)
-    run = Path(storage).resolve() / (name or pipeline.new_run_name(data, loaded))
+    run = Path(storage).resolve() / (name or runfolder.new_run_name(data, loaded))
     if (run / "run.yaml").exists():
         raise InputError(
             f"{run} already holds a run. Go on with it by `raysearch resume {run}`, "
@@ -77,7 +77,7 @@ def tune(
     if dry_run:
         _print_plan(pipeline.dry_run(prepared), as_json)
         return
-    pipeline.start_run(prepared, run, sys.argv, limits)
+    runfolder.start_run(prepared, run, sys.argv, limits)
     _finish(pipeline.execute(prepared, run, begin, _stderr()), as_json)
 
 
@@ -96,14 +96,14 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, raise its limits, or change its space."""
     begin = time.monotonic()
-    from raysearch import pipeline
+    from raysearch import pipeline, resuming
 
     run = run.resolve()
     if new_study is not None and space is None:
         raise ConfigError("--new-study needs the changed space: --space FILE.")
     if space is not None:
-        run = pipeline.change_space(run, space, new_study)
-    prepared, anything_left = pipeline.resume(
+        run = resuming.change_space(run, space, new_study)
+    prepared, anything_left = resuming.resume(
         run,
         trials=trials,
         time_budget=seconds(time_budget),
@@ -152,7 +152,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration, or repeat one trial of a run, without a search and without Ray."""
-    from raysearch.pipeline import is_run
+    from raysearch.runfolder import is_run
 
     changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
     if trial is not None or is_run(config):
@@ -194,7 +194,8 @@ def _train_config(
 def _repeat(
     run: Path, trial: int | None, data: str | None, out: Path | None, changes: dict[str, int]
 ) -> dict[str, Any]:
-    from raysearch.pipeline import read_run, resolve_data
+    from raysearch.pipeline import resolve_data
+    from raysearch.runfolder import read_run
     from raysearch.train.device import default_device
     from raysearch.train.repeat import repeat_trial
     from raysearch.train.trial import TrialFolder

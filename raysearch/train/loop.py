@@ -9,19 +9,16 @@ Every epoch draws from generators of its own, seeded by (seed, epoch, rank): a r
 a checkpoint repeats the uninterrupted one.
 """
 
-import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from raysearch import metrics
 from raysearch.config import TrainConfig
@@ -41,7 +38,9 @@ from raysearch.train.mixing import mix
 from raysearch.train.optim import MovingAverage, make_optimizer
 from raysearch.train.penalty import Penalty
 from raysearch.train.schedule import learning_rate, stands_still
+from raysearch.train.seeding import mixed_seed, seeded
 from raysearch.train.start import fit_start, read_start
+from raysearch.train.targets import Targets, cross_entropy, part_of, split_evenly
 
 _CHECK_STEPS = 50
 """How often the loss is looked at within an epoch: looking waits for the device."""
@@ -191,10 +190,10 @@ class Training:
         config, train = self.config, self.dataset.train
         train_mode(self.network)
         batch_size = self.batch_size
-        order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
-        draws = torch.Generator(self.device).manual_seed(_mix(config.seed, epoch, 1))
+        order = torch.Generator().manual_seed(mixed_seed(config.seed, epoch, 0))
+        draws = torch.Generator(self.device).manual_seed(mixed_seed(config.seed, epoch, 1))
         if self.workers.count > 1:
-            own = _mix(config.seed, epoch, 2 + self.workers.rank)
+            own = mixed_seed(config.seed, epoch, 2 + self.workers.rank)
             self.own_draws = torch.Generator(self.device).manual_seed(own)
         drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
@@ -220,7 +219,7 @@ class Training:
         else:
             x = augment(x, config.augment, draws, self.workers.rows, self.batch_size)
         x = self.preprocess.standardize(x)
-        targets = [(1.0, labels_N)]
+        targets: Targets = [(1.0, labels_N)]
         if config.mixup or config.cutmix:
             # Images are mixed with others of the same worker.
             own = self.own_draws or draws
@@ -236,9 +235,7 @@ class Training:
             correct = (logits_NK.argmax(1) == labels_N).sum()
             return torch.stack([loss * len(labels_N), correct, len(labels_N) + 0 * correct])
 
-    def _backward(
-        self, x_NCHW: Tensor, targets: list[tuple[Tensor | float, Tensor]]
-    ) -> tuple[Tensor, Tensor]:
+    def _backward(self, x_NCHW: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
         """Add the mean loss's gradients, one part of the batch after another; returns logits
         (float32) and loss, detached."""
         images = len(x_NCHW)
@@ -252,21 +249,15 @@ class Training:
             with self.workers.together(self.synchronized, last=part is parts[-1]):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                     logits_NK = self.synchronized(x_NCHW[part])
-                mean = share * self._loss(logits_NK.float(), [_rows(t, part) for t in targets])
+                mean = share * self._loss(logits_NK.float(), part_of(targets, part))
                 (weight * mean).backward()
             logits.append(logits_NK.detach().float())
             loss += mean.detach()
         return torch.cat(logits), loss
 
-    def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
-        """Mean cross entropy against a mixture of labels, [(share_N, labels_N), ...], each term
-        times its class's weight where losses are weighted."""
-        smoothing, weights_K = self.config.label_smoothing, self.loss_weights_K
-        losses_N = []
-        for share, labels in targets:
-            loss_N = F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
-            losses_N.append(share * (loss_N if weights_K is None else loss_N * weights_K[labels]))
-        return torch.stack(losses_N).sum(0).mean()
+    def _loss(self, logits_NK: Tensor, targets: Targets) -> Tensor:
+        smoothing = self.config.label_smoothing
+        return cross_entropy(logits_NK, targets, smoothing, self.loss_weights_K)
 
     def _set_lr(self, step: int) -> None:
         steps = self.config.epochs * self.steps_per_epoch
@@ -305,29 +296,3 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
         self.losses = list(state["losses"])
-
-
-def split_evenly(rows: int, parts: int) -> list[slice]:
-    """``parts`` slices of ``rows`` rows, as even as can be; at least one."""
-    parts = max(parts, 1)
-    bounds = [rows * part // parts for part in range(parts + 1)]
-    return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]
-
-
-def _rows(target: tuple[Tensor | float, Tensor], part: slice) -> tuple[Tensor | float, Tensor]:
-    share, labels_N = target
-    return (share[part] if isinstance(share, Tensor) else share), labels_N[part]
-
-
-@contextmanager
-def seeded(*parts: int) -> Iterator[None]:
-    """Seed torch's global generators for a block and restore them after it: initialization and
-    dropout can draw from nothing else."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_mix(*parts))
-        yield
-
-
-def _mix(*parts: int) -> int:
-    """One 63-bit seed from several numbers, without collisions between neighbours."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

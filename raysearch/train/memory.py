@@ -8,7 +8,8 @@ from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.models.freeze import train_mode
 from raysearch.train.distributed import Workers
-from raysearch.train.loop import Training, seeded
+from raysearch.train.loop import Training
+from raysearch.train.seeding import seeded
 
 _SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from raysearch.cli.run import register
 from raysearch.data.shards import open_shards, write_shards
 from raysearch.errors import ConfigError
-from raysearch.pipeline import Limits, prepare, start_run
+from raysearch.pipeline import Limits, prepare
+from raysearch.runfolder import start_run
 from raysearch.space import load_space
 from raysearch.train.trial import TrialFolder
 

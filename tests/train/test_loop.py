@@ -29,8 +29,10 @@ from raysearch.models.registry import build_model
 from raysearch.train.augment import augment
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
-from raysearch.train.loop import Diverged, Training, fit, seeded, split_evenly
+from raysearch.train.loop import Diverged, Training, fit
 from raysearch.train.mixing import mix
+from raysearch.train.seeding import seeded
+from raysearch.train.targets import split_evenly
 
 LOSSES = Path(__file__).parents[1] / "assets" / "losses_smoke.csv"
 ALL_AUGMENTS = {"mirror": 0.5, "shift": 0.1, "rotate": 10, "zoom": 0.1, "contrast": 0.2}
