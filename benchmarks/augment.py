@@ -8,9 +8,10 @@ sharpness. Both fill with black, where ours reflects: in their favour.
 
     python benchmarks/augment.py [--threads 1 2] [--device cpu] [--turns 15] [--out FILE]
 
-The contenders take turns in one process; figures are medians over the turns, ratios those of the
-medians. A second part takes a training step of the space's network apart, to see the share of all
-that is not the network.
+The contenders take turns in one process; figures are medians over the turns, of wall time and of
+the CPU time of all threads, which other programs disturb less; ratios are those of the medians. A
+last part takes a training step of the space's network apart, to see the share of all that is not
+the network.
 """
 
 import argparse
@@ -128,17 +129,21 @@ def random_dataset(images: int, device: torch.device) -> Dataset:
 
 
 def medians(contenders: dict[str, Callable], turns: int) -> dict[str, tuple[float, float]]:
-    """Median and least seconds of a call, the contenders taking turns; the first is not counted."""
+    """Median wall and CPU seconds of a call; contenders take turns, the first is not counted."""
     seconds = {name: [] for name in contenders}
     for turn in range(turns + 1):
         for name, call in contenders.items():
-            begin = time.perf_counter()
+            begin, cpu = time.perf_counter(), time.process_time()
             call()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn:
-                seconds[name].append(time.perf_counter() - begin)
-    return {name: (statistics.median(values), min(values)) for name, values in seconds.items()}
+                spent = (time.perf_counter() - begin, time.process_time() - cpu)
+                seconds[name].append(spent)
+    return {
+        name: tuple(statistics.median(values) for values in zip(*spent, strict=True))
+        for name, spent in seconds.items()
+    }
 
 
 def measure(x: torch.Tensor, turns: int, width: int) -> list[dict]:
@@ -159,13 +164,14 @@ def table(part: str, seconds: dict[str, tuple[float, float]], base: str) -> list
         {
             "part": part,
             "what": what,
-            "median_ms": round(1000 * median, 3),
-            "fastest_ms": round(1000 * fastest, 3),
-            "us_per_image": round(1e6 * median / BATCH, 2),
+            "us_per_image": round(1e6 * wall / BATCH, 2),
+            "images_per_second": round(BATCH / wall),
+            "cpu_us_per_image": round(1e6 * cpu / BATCH, 2),
             "relative_to": base,
-            "ratio": round(median / seconds[base][0], 4),
+            "ratio": round(wall / seconds[base][0], 4),
+            "cpu_ratio": round(cpu / seconds[base][1], 4),
         }
-        for what, (median, fastest) in seconds.items()
+        for what, (wall, cpu) in seconds.items()
     ]
 
 
@@ -187,8 +193,16 @@ def main() -> None:
         rows += [row | {"threads": threads} | under for row in measured]
     write_table(options.out, rows)
     for row in rows:
-        cells = (row["threads"], row["part"], row["what"], row["us_per_image"], row["ratio"])
-        print("{} threads  {:32} {:28} {:>9} us {:>8}".format(*cells))
+        shown = (
+            "threads",
+            "part",
+            "what",
+            "us_per_image",
+            "ratio",
+            "cpu_us_per_image",
+            "cpu_ratio",
+        )
+        print("{:>2} {:32} {:28} {:>9} {:>8} {:>9} {:>8}".format(*(row[key] for key in shown)))
 
 
 if __name__ == "__main__":

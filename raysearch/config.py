@@ -2,7 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from raysearch.errors import ConfigError, did_you_mean
@@ -34,12 +42,16 @@ class ModelConfig(BaseModel):
 
 
 class AugmentConfig(_Part):
-    """Random changes to a training image, drawn per image; 0 turns one off."""
+    """Random changes to a training image, drawn per image; 0 turns one off.
+
+    `raysearch.train.augment` says in which order. At the edges the image is seen reflected.
+    """
 
     mirror: Fraction = 0.5
     """Probability of a left-right flip."""
     shift: Fraction = 0.0
-    """Largest shift in each direction, as a fraction of the side."""
+    """Largest shift in each direction, as a fraction of the side; in whole pixels unless the image
+    is resampled anyway, by crop, rotate, zoom or shear."""
     crop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest part of the side that a random square crop leaves out before it is enlarged."""
     rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
@@ -47,13 +59,14 @@ class AugmentConfig(_Part):
     zoom: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of size either way: 0.1 draws a scale from [0.9, 1.1]."""
     shear: Annotated[float, Field(ge=0, lt=90)] = 0.0
-    """Largest horizontal shear either way, in degrees."""
+    """Largest angle that upright lines come to lean at, either way, in degrees."""
     brightness: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Largest amount added to all of an image, either way, in units of the full pixel range."""
     contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Largest relative change of contrast about the image's mean, either way."""
     sharpen: NonNegative = 0.0
-    """Largest share of an image's difference from its blur that is added to it."""
+    """Largest share of an image's difference from its blur that is added to it: 1 is what PIL,
+    torchvision and kornia call a sharpness of 2."""
     noise: NonNegative = 0.0
     """Largest standard deviation of added Gaussian noise, in units of the full pixel range."""
     erase: Fraction = 0.0
@@ -65,12 +78,16 @@ class TrainConfig(_Part):
 
     model: ModelConfig
     """The network: a name, or a mapping of its name and options."""
-    pretrained: str | None = None
-    """Weights to start from: `hub` (timm's own), or a file or folder of them."""
-    init_from: str | None = None
-    """Weights carried over: a run, a trial's folder, an artifact or a configuration file."""
+    pretrained: Annotated[str, Field(min_length=1)] | None = None
+    """Weights to start from, which must fit but for the head: `hub` (timm's own), or a file or
+    folder of them."""
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """Weights carried over as far as they fit: from a run (its best trial), a trial's folder, an
+    exported ensemble (its heaviest member, or `FOLDER#TRIAL`), or, for `raysearch train`, a
+    configuration file that is trained first."""
     freeze_depth: Annotated[int, Field(ge=0)] = 0
-    """How many of the network's leading layer groups do not learn."""
+    """How many of the network's leading layer groups do not learn: timm's own groups (the stem,
+    then one a block), or one a convolution or block. The head always learns."""
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
     """The classes to tell apart, a subset of the data's; all where left out."""
     image_size: Annotated[int, Field(ge=8, le=1024)] = 48
@@ -128,6 +145,13 @@ class TrainConfig(_Part):
     """Where images wait: on the device, or in the host's memory map, from which they are fed to it
     with the same result. auto is the device where they take less than half of its free memory."""
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("init_from")
+    @classmethod
+    def _one_start(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("pretrained") is not None:
+            raise PydanticCustomError("two_starts", "pretrained is given too, and one is enough")
+        return value
 
     @field_validator("classes")
     @classmethod

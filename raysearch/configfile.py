@@ -12,11 +12,12 @@ from raysearch.errors import ConfigError, FieldError
 from raysearch.yamlfile import Document, load_yaml
 
 
-def load_train_config(path: Path | str) -> TrainConfig:
-    """The `TrainConfig` whose fields are in the YAML file ``path``.
+def load_train_config(path: Path | str, begun: tuple[Path, ...] = ()) -> TrainConfig:
+    """The `TrainConfig` whose fields are in the YAML file ``path``, its paths absolute.
 
-    Raises `ConfigError` with file, line and column; a network's name, its options, whether it
-    can be built for ``image_size`` and whether it can be trained so are checked too.
+    Raises `ConfigError` with file, line and column; a network's name, its options, whether it can
+    be built for ``image_size``, whether it can be trained so and whether what it starts from is
+    there are checked too. ``begun``: the files whose runs begin with this one's weights.
     """
     from raysearch.models.registry import check_model, faulty_option
     from raysearch.train.checking import check_recipe
@@ -37,6 +38,24 @@ def load_train_config(path: Path | str) -> TrainConfig:
         option = faulty_option(train.model, train.image_size)
         place = ("model", option or "name")
         raise document.error(place, str(error), key=option is not None) from None
+    return _check_start(document, train, (*begun, Path(path).resolve()))
+
+
+def _check_start(document: Document, train: TrainConfig, begun: tuple[Path, ...]) -> TrainConfig:
+    from raysearch.train.start import check_start, is_configuration, resolve_start
+
+    train = resolve_start(train, Path(document.file).parent)
+    first = Path(train.init_from) if is_configuration(train.init_from) else None
+    if first in begun:
+        circle = " -> ".join(str(file) for file in (*begun[begun.index(first) :], first))
+        raise document.error(("init_from",), f"init_from goes in a circle: {circle}.")
+    if first and first.exists():
+        load_train_config(first, begun)
+        return train
+    try:
+        check_start(train)
+    except FieldError as error:
+        raise document.error(error.field, str(error)) from None
     return train
 
 

@@ -5,6 +5,9 @@ in [0, K)); a prediction is the class of largest probability, the lowest index w
 Scores are fractions in [0, 1], log loss is in nats.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,6 +56,15 @@ def per_class(confusion_KK: NDArray) -> dict[str, NDArray]:
         "f1": _ratio(2 * hits_K, predicted_K + support_K),
         "support": support_K,
     }
+
+
+def per_class_rows(classes: Sequence[str], confusion_KK: NDArray) -> list[dict[str, Any]]:
+    """`per_class` as one mapping a class, its name under ``class``."""
+    columns = {name: values.tolist() for name, values in per_class(confusion_KK).items()}
+    return [
+        {"class": label} | {name: values[k] for name, values in columns.items()}
+        for k, label in enumerate(classes)
+    ]
 
 
 def _ratio(part: NDArray, whole: NDArray) -> NDArray[np.float64]:

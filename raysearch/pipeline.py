@@ -22,15 +22,27 @@ from raysearch import __version__
 from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
-from raysearch.errors import ArtifactError, ConfigError, RunError
-from raysearch.files import write_json, write_text
-from raysearch.search.plan import Estimate, Plan, estimate, free_disk, local_resources, make_plan
+from raysearch.errors import ArtifactError, ConfigError, InputError, RunError
+from raysearch.files import atomic_folder, remove_stale, write_json, write_text
+from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
+from raysearch.search.plan import (
+    Estimate,
+    Plan,
+    check_disk,
+    estimate,
+    free_disk,
+    local_resources,
+    make_plan,
+)
 from raysearch.space import SearchSpace, load_space
+from raysearch.train.start import check_starts
 from raysearch.train.trial import trial_folders
 from raysearch.yamlfile import parse_yaml
 
 ENDING_SHARE, ENDING_SECONDS = 0.1, (20, 300)
 """Part of a time budget that is kept for selection, export and report, and its bounds."""
+ENDING_GROWTH, ENDING_FIXED = 1.5, 10
+"""The same from a measured selection and export: a factor on it, and seconds for the rest."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +56,9 @@ class Limits:
     workers_per_trial: int = 1
     concurrent: int | None = None
     executor: str | None = None
+    keep: int | None = None
+    max_disk: int | None = None
+    trial_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,12 +94,17 @@ def prepare(
         workers_per_trial=limits.workers_per_trial,
         concurrent=limits.concurrent,
         executor=limits.executor,
+        keep=limits.keep,
+        max_disk=limits.max_disk,
+        trial_timeout=limits.trial_timeout,
     )
+    dataset = _open_dataset(space, folder)
+    check_disk(space, plan, dataset)
     return Prepared(
         space=space,
         data=folder,
         synthetic=shards.manifest["source"].get("found") == "synthetic",
-        dataset=_open_dataset(space, folder),
+        dataset=dataset,
         plan=plan,
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
@@ -131,6 +151,7 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "command": " ".join(command),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "space": prepared.space.path.name,
+        "space_folder": str(prepared.space.folder),
         "data": str(prepared.data),
         "data_source": "synthetic" if prepared.synthetic else "given",
         "data_fingerprint": prepared.dataset.fingerprint,
@@ -142,6 +163,10 @@ def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits)
         "hardware": hardware(),
     }
     write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
+
+
+def is_run(folder: Path) -> bool:
+    return (folder / "run.yaml").is_file()
 
 
 def read_run(run: Path) -> dict[str, Any]:
@@ -159,15 +184,22 @@ def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> di
     """Search, select, export and report in the folder ``run``; what is already there is kept.
 
     ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
-    Returns what `summarize` prints. Raises `RunError` where no trial finished an epoch.
+    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch, or
+    another process is working on ``run``.
     """
+    from raysearch.search.lock import locked
+
+    with locked(run):
+        remove_stale(run)
+        return _execute(prepared, run, begin, console)
+
+
+def _execute(prepared: Prepared, run: Path, begin: float, console: Console) -> dict[str, Any]:
     from raysearch.search.cluster import ray_cluster
 
-    deadline = None
-    if prepared.time_budget is not None:
-        low, high = ENDING_SECONDS
-        ending = min(max(prepared.time_budget * ENDING_SHARE, low), high)
-        deadline = begin + max(prepared.time_budget - ending, 1.0)
+    deadline, budget = None, prepared.time_budget
+    if budget is not None:
+        deadline = begin + max(budget - ending_seconds(budget, run), 1.0)
     with ray_cluster(prepared.plan.threads):
         from raysearch.search.tuner import run_search
 
@@ -180,16 +212,33 @@ def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> di
             deadline=deadline,
             console=console,
         )
+    searched = time.monotonic()
     ensemble = conclude(run, console)
     return {
         "run": str(run),
         "synthetic": prepared.synthetic,
         "trials": end.statuses,
         "interrupted": end.interrupted,
+        "aborted": end.aborted,
         "search_seconds": end.seconds,
+        "ending_seconds": time.monotonic() - searched,
         "seconds": time.monotonic() - begin,
         "ensemble": ensemble,
     }
+
+
+def ending_seconds(budget: float, run: Path | None = None) -> float:
+    """Part of a time budget to keep for the end of Ray, selection, export and report.
+
+    What selection and export took when ``run`` was last concluded is the best guess where it
+    has been; they take longer with more trials.
+    """
+    low, high = ENDING_SECONDS
+    planned = min(max(budget * ENDING_SHARE, low), high)
+    measured = read_object(run / ENSEMBLE_REPORT).get("seconds") if run else None
+    if isinstance(measured, int | float):
+        planned = max(low, ENDING_GROWTH * measured + ENDING_FIXED)
+    return min(planned, budget / 2)
 
 
 def conclude(run: Path, console: Console) -> dict[str, Any]:
@@ -207,7 +256,7 @@ def conclude(run: Path, console: Console) -> dict[str, Any]:
         soft_wrap=True,
     )
     report = build_ensemble(run).to_json()
-    write_json(run / "ensemble_report.json", report)
+    write_json(run / ENSEMBLE_REPORT, report)
     write_report(run)
     return report
 
@@ -234,30 +283,83 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         **vars(prepared.plan),
         "epochs_in_all": prepared.plan.trial_epochs,
         "time_budget_seconds": prepared.time_budget,
+        "ending_seconds": prepared.time_budget and ending_seconds(prepared.time_budget),
         "estimate": expected.to_json(),
         "disk_free_bytes": free_disk(prepared.data),
     }
 
 
-def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Prepared, bool]:
-    """What `execute` needs to go on with ``run``, and whether anything is left to do."""
+def own_space(run: Path, description: dict[str, Any]) -> SearchSpace:
+    folder = Path(description.get("space_folder", run))
+    return load_space(run / "space.yaml", folder=folder, look=False)
+
+
+def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
+    """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
+    ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
+    budget counts for this time alone."""
     description = read_run(run)
-    space = load_space(run / "space.yaml")
-    limits = Limits(**description["limits"])
-    limits = replace(
-        limits, trials=trials or limits.trials, time_budget=time_budget or limits.time_budget
-    )
+    space = own_space(run, description)
+    raised = {name: value for name, value in raised.items() if value is not None}
+    limits = replace(Limits(**description["limits"]), **raised)
     data = Path(description["data"])
     prepared = prepare(space, str(data), limits, description["seed"], data)
+    _require_same_data(prepared, run, description)
+    lasting = {name: value for name, value in raised.items() if name != "time_budget"}
+    if lasting:
+        description["limits"] |= lasting
+        write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
+    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
+    if len(statuses) < prepared.plan.trials:
+        check_starts(space.starts, prepared.dataset)
+    unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
+    return prepared, unfinished or len(statuses) < prepared.plan.trials
+
+
+def change_space(run: Path, given: str, name: str | None) -> Path:
+    """The run to go on with where ``run`` is to be resumed with the space ``given``: itself where
+    that is its own; else a new run beside it called ``name``, made here, with those of its
+    finished trials that lie in the new space.
+
+    Raises `ConfigError` with every difference where there is no name for a new run, `InputError`
+    where there is such a run already.
+    """
+    from raysearch.search.newstudy import import_trials
+
+    description, space = read_run(run), load_space(given)
+    changes = own_space(run, description).diff(space)
+    if not changes:
+        return run
+    listed = "".join(f"\n  {line}" for line in changes)
+    if name is None:
+        raise ConfigError(
+            f"A study has one space, and {space.path} is not that of {run}:{listed}\n"
+            "Go on without --space, or add --new-study NAME: a new run with those finished trials "
+            "that lie in the new space."
+        )
+    target = run.parent / name
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another --new-study.")
+    limits, data = Limits(**description["limits"]), Path(description["data"])
+    prepared = prepare(space, str(data), limits, description["seed"], data)
+    _require_same_data(prepared, run, description)
+    with atomic_folder(target) as folder:
+        start_run(prepared, folder, sys.argv, limits)
+        imported = import_trials(run, folder, space)
+    print(f"{space.path} changes the space of {run}:{listed}", file=sys.stderr)
+    for number, reason in imported.reasons.items():
+        print(f"trial {number} stays behind: {reason}", file=sys.stderr)
+    print(f"{target} begins with {len(imported.numbers)} trials of {run}", file=sys.stderr)
+    return target
+
+
+def _require_same_data(prepared: Prepared, run: Path, description: dict[str, Any]) -> None:
     if prepared.dataset.fingerprint != description["data_fingerprint"]:
         raise ConfigError(
-            f"The data in {data} has changed since {run} began (fingerprint "
+            f"The data in {prepared.data} has changed since {run} began (fingerprint "
             f"{prepared.dataset.fingerprint}, was {description['data_fingerprint']}). "
             "Scores on the two cannot be compared: start a new run."
         )
-    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
-    unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
-    return prepared, unfinished or len(statuses) < prepared.plan.trials
 
 
 def new_run_name(data: Path | str | None, space: SearchSpace) -> str:

@@ -56,6 +56,7 @@ def read_probabilities(path: Path | str) -> Probabilities:
     try:
         with pa.memory_map(str(path)) as source:
             table = pa.ipc.open_file(source).read_all()
+        table.validate(full=True)
         meta = json.loads(table.schema.metadata[_KEY])
         classes = tuple(meta["classes"])
         candidates = {

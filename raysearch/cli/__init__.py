@@ -5,6 +5,7 @@ Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the work f
 """
 
 import sys
+import warnings
 
 import typer
 
@@ -21,13 +22,14 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, doctor, ensemble, report, run, space
+    from raysearch.cli import artifact, data, doctor, ensemble, predict, report, run, space
 
     app.add_typer(data.app, name="data")
     app.add_typer(space.app, name="space")
     run.register(app)
     ensemble.register(app)
     artifact.register(app)
+    predict.register(app)
     report.register(app)
     doctor.register(app)
 
@@ -35,11 +37,27 @@ def _register() -> None:
 def main() -> None:
     """Entry point of the ``raysearch`` command."""
     _register()
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about images that we name ourselves
     try:
         app()
     except RaysearchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        print(f"error: {_missing_package(error)}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _missing_package(error: ModuleNotFoundError) -> str:
+    """What to install; raises ``error`` again where a module of our own is missing."""
+    name = (error.name or "").split(".")[0]
+    if name in ("", "raysearch"):
+        raise error
+    extra = {"onnxruntime": "predict", "cv2": "faces"}.get(name, "train")
+    return (
+        f"This command needs the package {name!r}, which is not installed. "
+        f"Install it with `pip install 'raysearch[{extra}]'`."
+    )

@@ -33,12 +33,28 @@ def write_batch(
         writer.write_batch(batch)
 
 
-def read_batch(path: Path) -> pa.RecordBatch:
+def read_batch(path: Path, shape: Sequence[int]) -> pa.RecordBatch:
+    """The one batch of a shard of images of ``shape`` (C, H, W), its structure checked: offsets
+    that lead out of the file would end the process when they are followed.
+
+    Raises `DataError`.
+    """
+    kinds = {
+        "image": pa.fixed_shape_tensor(pa.uint8(), shape),
+        "label": pa.int16(),
+        "source": pa.string(),
+        "digest": pa.binary(16),
+    }
     try:
         with pa.memory_map(str(path)) as file:
-            return pa.ipc.open_file(file).get_batch(0)
-    except (OSError, pa.ArrowException) as error:
-        raise DataError(f"{path} is not a whole Arrow file ({error}). {REMEDY}") from None
+            batch = pa.ipc.open_file(file).get_batch(0)
+        found = dict(zip(batch.schema.names, batch.schema.types, strict=True))
+        if found != kinds or any(column.null_count for column in batch.columns):
+            raise ValueError("other columns than a shard has, or missing values")
+        batch.validate(full=True)
+    except (OSError, ValueError, MemoryError, pa.ArrowException) as error:
+        raise DataError(f"{path} is not a whole shard ({error}). {REMEDY}") from None
+    return batch
 
 
 def values_of(column: pa.Array, dtype: type | str) -> np.ndarray:

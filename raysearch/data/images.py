@@ -28,31 +28,40 @@ class Header(NamedTuple):
 def read_header(data: bytes) -> Header:
     """Size as displayed, and whether it is gray, from the first bytes. Raises `BadImage`."""
     with _opened(data) as image:
-        swapped = image.getexif().get(0x0112, 1) >= 5
-        size = image.size[::-1] if swapped else image.size
-        return Header(
-            *size, gray=image.mode in ("1", "L", "LA", "I;16", "I;16B", "I;16L", "I", "F")
-        )
+        size = image.size[::-1] if _orientation(image) >= 5 else image.size
+        return Header(*size, gray=image.mode in _GRAY_MODES)
 
 
 def decode(data: bytes, size: tuple[int, int], channels: int) -> np.ndarray:
     """uint8 [C, H, W] in [0, 255], with H, W = ``size`` and ``channels`` 1 (gray) or 3 (RGB).
 
+    The picture of `load_picture`. Another aspect ratio is cropped about the centre, another size
+    resampled (bicubic, antialiased). Raises `BadImage`.
+    """
+    return pixels_of(load_picture(data, channels), size)
+
+
+def load_picture(data: bytes, channels: int) -> Image.Image:
+    """The whole picture, gray or RGB as ``channels`` is 1 or 3, as a viewer would show it.
+
     EXIF orientation is applied, transparency is laid over white, 16-bit gray is scaled, of an
-    animation the first frame is taken. Another aspect ratio is cropped about the centre, another
-    size resampled (bicubic, antialiased). Raises `BadImage`.
+    animation the first frame is taken. Raises `BadImage`.
     """
     with _opened(data) as image:
         try:
             image.load()
             image = _upright(image)
-            image = _opaque(_to_8_bit(image)).convert("L" if channels == 1 else "RGB")
-            if image.size != size[::-1]:
-                image = ImageOps.fit(image, size[::-1], Image.Resampling.BICUBIC)
+            return _opaque(_to_8_bit(image)).convert("L" if channels == 1 else "RGB")
         except Exception as error:  # as in `_opened`
             raise BadImage(f"cannot be decoded: {_one_line(error)}") from None
-        pixels = np.asarray(image)
-    return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
+
+
+def pixels_of(picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [C, H, W] of a gray or RGB picture, fitted to H, W = ``size`` as `decode` says."""
+    if picture.size != size[::-1]:
+        picture = ImageOps.fit(picture, size[::-1], Image.Resampling.BICUBIC)
+    pixels = np.asarray(picture)
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
 
 def resized(images_NCHW: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
@@ -83,10 +92,16 @@ def _opened(data: bytes) -> Image.Image:
     return image
 
 
+def _orientation(image: Image.Image) -> int:
+    """As EXIF numbers it; 1, upright, where that part of the file cannot be read."""
+    try:
+        return int(image.getexif().get(0x0112, 1))
+    except Exception:  # as in `_opened`
+        return 1
+
+
 def _upright(image: Image.Image) -> Image.Image:
-    if image.getexif().get(0x0112, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+    return image if _orientation(image) == 1 else ImageOps.exif_transpose(image)
 
 
 def _to_8_bit(image: Image.Image) -> Image.Image:

@@ -70,7 +70,7 @@ class Split:
 
     @cached_property
     def _batches(self) -> list[pa.RecordBatch]:
-        return [read_batch(path) for path in self.paths]
+        return [read_batch(path, self.shape) for path in self.paths]
 
     @cached_property
     def _file_labels_R(self) -> np.ndarray:

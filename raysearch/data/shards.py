@@ -18,14 +18,11 @@ import numpy as np
 
 from raysearch.data.batches import REMEDY, write_batch
 from raysearch.data.classes import check_names
+from raysearch.data.manifest import FORMAT, MANIFEST, SPLITS, VERSION, read_manifest
 from raysearch.data.reading import Split
 from raysearch.errors import DataError, did_you_mean
 from raysearch.files import sha256_of, sync, write_json
 
-FORMAT = "raysearch-shards"
-VERSION = 1
-MANIFEST = "manifest.json"
-SPLITS = ("train", "validation", "test")
 SHARD_BYTES = 128 * 2**20
 
 
@@ -100,21 +97,18 @@ def open_shards(folder: Path | str, verify: bool = True) -> Shards:
     folder that holds no imported data.
     """
     folder = Path(folder)
-    manifest = _read_manifest(folder)
-    try:
-        shards = Shards(
-            path=folder,
-            classes=tuple(manifest["classes"]),
-            shape=tuple(manifest["shape"]),
-            fingerprint=manifest["fingerprint"],
-            manifest=manifest,
-        )
-        entries = [shard for split in manifest["splits"].values() for shard in split["shards"]]
-        expected = _fingerprint(manifest["classes"], manifest["shape"], manifest["splits"])
-        for entry in entries:
+    manifest = read_manifest(folder)
+    shards = Shards(
+        path=folder,
+        classes=tuple(manifest["classes"]),
+        shape=tuple(manifest["shape"]),
+        fingerprint=manifest["fingerprint"],
+        manifest=manifest,
+    )
+    for split in manifest["splits"].values():
+        for entry in split["shards"]:
             _check_shard(folder, entry, verify)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder / MANIFEST} lacks the entry {error}. {REMEDY}") from None
+    expected = _fingerprint(manifest["classes"], manifest["shape"], manifest["splits"])
     if shards.fingerprint != expected:
         raise DataError(f"{folder / MANIFEST} was edited: its fingerprint is wrong. {REMEDY}")
     return shards
@@ -204,32 +198,8 @@ def _fingerprint(classes: Sequence[str], shape: Sequence[int], splits: Mapping) 
     return hashlib.blake2b(json.dumps(named).encode(), digest_size=16).hexdigest()
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not folder.exists():
-        raise DataError(f"There is no {folder}. Make it with `raysearch data import`.")
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DataError(
-            f"{folder} is no folder of imported data: it holds no {MANIFEST}. "
-            f"Did you mean to run `raysearch data import {folder} --out DIR` first?"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}). {REMEDY}") from None
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise DataError(f"{path} is not a manifest of imported data (format {FORMAT!r}).")
-    if manifest.get("version") != VERSION:
-        raise DataError(
-            f"{folder} has format version {manifest.get('version')!r}; "
-            f"this raysearch reads version {VERSION}. Import the data again with "
-            "`raysearch data import`, or use the raysearch that wrote it."
-        )
-    return manifest
-
-
 def _check_shard(folder: Path, entry: Mapping[str, Any], verify: bool) -> None:
-    path = folder / Path(entry["file"]).name
+    path = folder / entry["file"]
     if not path.is_file():
         raise DataError(f"The shard {path} is missing. {REMEDY}")
     size = path.stat().st_size

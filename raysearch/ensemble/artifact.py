@@ -3,10 +3,13 @@
     ensemble.json               members, weights, temperatures, classes, scores (`manifest`)
     members/0007-ema/           model.safetensors and config.json (a `TrialRecord`)
     model.onnx                  uint8 images [N, C, H, W] to probabilities [N, K], all inside
+    model.pt2                   the same for PyTorch alone (`torch.export.load`)
     README.md                   the model card
     SHA256SUMS                  of every other file
 
 Reading one never unpickles, and allocates nothing before its size is known to be right.
+``model.pt2`` is for other programs: PyTorch unpickles where such a file asks for it, so raysearch
+only hashes and copies it.
 """
 
 import json
@@ -86,8 +89,9 @@ def write_artifact(
     validation: "Split",
     scores: Mapping[str, Any],
     data: Mapping[str, Any],
+    cost: Mapping[str, Any] | None = None,
     probs_VK: np.ndarray | None = None,
-) -> None:
+) -> Manifest:
     """Write the ensemble of ``members`` (but those of weight 0) to ``folder`` and check it.
 
     Args:
@@ -96,15 +100,19 @@ def write_artifact(
         validation: the split that it was selected on.
         scores: ``scores["validation"]`` holds the selected ``accuracy`` and ``log_loss``.
         data: ``fingerprint``, ``name`` and ``splits`` (name to rows) of the data.
+        cost: ``params``, ``bytes`` and ``flops`` of the whole; its latency is measured here.
         probs_VK: the selected ensemble's probabilities, from float16 ones of its members.
 
     What was at ``folder`` before is replaced only by a whole, checked ensemble. Raises `RunError`
-    where the files do not reproduce the selection (`raysearch.ensemble.verify`).
+    where the files do not reproduce the selection (`raysearch.ensemble.verify`). Returns what
+    ``ensemble.json`` says.
     """
     from raysearch.ensemble.assembly import build_network
     from raysearch.ensemble.card import model_card
+    from raysearch.ensemble.measure import graph_latency
     from raysearch.ensemble.onnx import export_onnx
-    from raysearch.ensemble.verify import check_graph, check_selection
+    from raysearch.ensemble.program import export_program, save_program
+    from raysearch.ensemble.verify import check_graphs, check_selection
 
     members = [member for member in members if member.weight > 0]
     if not members:
@@ -114,13 +122,19 @@ def write_artifact(
         manifest = _describe(members, records, temperature, validation, scores, data)
         network = build_network(partial, manifest)
         torch_VK = check_selection(network, manifest, validation, probs_VK, Path(folder))
-        model = partial / form.MODEL
-        export_onnx(network, manifest.input.shape, model, _metadata(manifest))
-        exported = check_graph(model, torch_VK, manifest, validation, Path(folder))
-        manifest = manifest.model_copy(update={"scores": {**scores, "exported": exported}})
+        program = export_program(network, manifest.input.shape)
+        export_onnx(program, partial / form.MODEL, _metadata(manifest))
+        save_program(program, partial / form.PROGRAM)
+        exported = check_graphs(partial, torch_VK, manifest, validation, Path(folder))
+        measured = {**(cost or {}), **graph_latency(partial / form.MODEL, manifest.input.shape)}
+        manifest = manifest.model_copy(
+            update={"scores": {**scores, "exported": exported}, "cost": measured}
+        )
         write_json(partial / form.MANIFEST, manifest.model_dump(mode="json"))
-        write_text(partial / form.CARD, model_card(manifest, Path(folder).resolve().name))
+        card = model_card(manifest, Path(folder).resolve().name, _by_folder(members, records))
+        write_text(partial / form.CARD, card)
         form.write_sums(partial, manifest.files)
+    return manifest
 
 
 def copy_artifact(source: Path, target: Path) -> Artifact:
@@ -139,6 +153,12 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
 def folder_of(member: Member) -> str:
     """Where the weights go; shared by a candidate and its mirrored twin."""
     return f"members/{member.trial:04d}-{member.candidate.removesuffix('_mirror')}"
+
+
+def _by_folder(
+    members: Sequence[Member], records: Mapping[int, "TrialRecord"]
+) -> dict[str, "TrialRecord"]:
+    return {folder_of(member): records[member.trial] for member in members}
 
 
 def _copy_members(
@@ -198,16 +218,16 @@ def _preprocessing(
     members: Sequence[Member], records: Mapping[int, "TrialRecord"]
 ) -> dict[str, Any]:
     """What each set of weights does to uint8 images, in words and numbers."""
-    inside = {}
-    for member in members:
-        record = records[member.trial]
-        inside[folder_of(member)] = {
+    inside = {
+        folder: {
             "image_size": record.train.image_size,
             "scale": "1/255",
             "normalize": record.train.normalize,
             "mean": list(record.mean),
             "std": list(record.std),
         }
+        for folder, record in _by_folder(members, records).items()
+    }
     return {"resize": "bilinear, antialiased when shrinking", "members": inside}
 
 

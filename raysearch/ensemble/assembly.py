@@ -43,10 +43,10 @@ def _read_backbone(folder: Path, manifest: Manifest, mirror: bool) -> Backbone:
             f"ensemble of {len(manifest.classes)} classes and shape {manifest.input.shape}, "
             "or their classes differ in name or order."
         )
-    _check_weights(folder / WEIGHTS, _shapes_of(record, where))
+    weights = read_weights(folder / WEIGHTS, _shapes_of(record, where))
     with torch.random.fork_rng(devices=[]):
         preprocess, network = record.build()
-    network.load_state_dict(load_file(folder / WEIGHTS))
+    network.load_state_dict(weights)
     return Backbone(preprocess, network, mirror)
 
 
@@ -65,8 +65,11 @@ def _shapes_of(record: TrialRecord, where: Path) -> dict[str, list[int]]:
     return {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
 
 
-def _check_weights(path: Path, expected: dict[str, list[int]]) -> None:
-    """Raises `ArtifactError` unless the file's header names exactly the expected tensors."""
+def read_weights(path: Path, expected: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, which must be exactly those of the ``expected`` shapes.
+
+    Raises `ArtifactError` naming the first other one, before any is allocated.
+    """
     found = read_shapes(path)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -74,6 +77,7 @@ def _check_weights(path: Path, expected: dict[str, list[int]]) -> None:
                 f"{path}: the tensor {name!r} should have the shape {expected.get(name, 'none')}, "
                 f"but has {found.get(name, 'none')}: these weights are of another network."
             )
+    return load_file(path)
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:

@@ -1,58 +1,114 @@
-"""An artifact's ``README.md``: a model card in the form of the Hugging Face Hub."""
+"""An artifact's ``README.md``: a model card in the form of the Hugging Face Hub
+(Mitchell et al., "Model cards for model reporting", 2019)."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from raysearch.ensemble.cardtables import (
+    SCORES,
+    class_table,
+    confusion_table,
+    cost_lines,
+    data_lines,
+    member_table,
+    score_table,
+)
 from raysearch.ensemble.manifest import Manifest
 
-_SCORES = {"accuracy": "Accuracy", "log_loss": "Log loss", "macro_f1": "Macro F1", "ece": "ECE"}
+if TYPE_CHECKING:
+    from raysearch.train.trial import TrialRecord
+
+EXPRESSIONS = frozenset(
+    "anger angry contempt disgust disgusted fear fearful afraid happy happiness joy neutral calm "
+    "sad sadness surprise surprised".split()
+)
+
+_EXPRESSION_LIMITS = """
+- The classes name expressions as annotators saw them in a single picture. They do not say what
+  the person felt: the same face goes with different emotions, and the same emotion with different
+  faces, by person, culture and situation (Barrett et al., "Emotional expressions reconsidered",
+  2019). Do not decide anything about a person by them.
+- Annotators disagree: on FER2013, people reach 65 % ± 5 (Goodfellow et al., "Challenges in
+  representation learning", 2013). A score counts agreement with noisy labels, not with truth.
+- Faces must be cropped as in the training images (`raysearch predict --faces`); accuracy may
+  differ by age, sex, skin and light, which these data do not tell.
+- In the European Union, inferring the emotions of people at work or in education is prohibited
+  but for medical and safety reasons (Regulation 2024/1689, Article 5)."""
 
 
-def model_card(manifest: Manifest, name: str) -> str:
-    """Markdown with YAML front matter for the artifact called ``name``."""
+def model_card(manifest: Manifest, name: str, records: Mapping[str, "TrialRecord"]) -> str:
+    """Markdown with YAML front matter for the artifact called ``name``.
+
+    ``records`` are by a member's folder, as in the manifest.
+    """
     front = yaml.safe_dump(_front_matter(manifest, name), sort_keys=False, allow_unicode=True)
     channels, height, width = manifest.input.shape
-    kind = "gray" if channels == 1 else "colour"
-    trained = len(manifest.folders)
+    exported = manifest.scores["exported"]
     return f"""---
 {front}---
 
 # {name}
 
-A weighted ensemble of {len(manifest.members)} predictions by {trained} trained
-network{"s" if trained > 1 else ""} for {height}x{width} {kind} images of
-{len(manifest.classes)} classes: {", ".join(manifest.classes)}.
-Found and exported by raysearch {manifest.versions["raysearch"]}.
+A weighted ensemble of {_counted(len(manifest.members), "prediction")} by
+{_counted(len(manifest.folders), "trained network")}, which tells {len(manifest.classes)} classes of
+{height} x {width} {"gray" if channels == 1 else "colour"} images apart:
+{", ".join(manifest.classes)}.
+Found, verified and exported by raysearch {manifest.versions["raysearch"]}.
 
 ## Use
 
     raysearch predict . photo.png photos/ --csv predictions.csv
 
-or, with ONNX Runtime alone (images of another size are resized first; all else is inside):
+or with ONNX Runtime alone, as everything but decoding is inside the graph:
 
-    import numpy, onnxruntime
-    session = onnxruntime.InferenceSession("model.onnx")
-    images = numpy.zeros((1, {channels}, {height}, {width}), numpy.uint8)  # [N, C, H, W], 0 to 255
-    probabilities, = session.run(None, {{"images": images}})  # [N, {len(manifest.classes)}]
+```python
+{_five_lines(manifest)}
+```
+
+`model.pt2` is the same for PyTorch: `torch.export.load("model.pt2").module()`. PyTorch may unpickle
+such a file, which can run code: check SHA256SUMS against a source that you trust first.
 
 ## Scores
 
-{_score_table(manifest.scores)}
+{score_table(manifest)}
 
-The ensemble was selected on the validation split, so its own score there is optimistic; the
-nested estimate, where there is one, is not. `raysearch evaluate . --data DIR` scores a split that
-neither training nor selection has seen.
+± is one standard error over images. The ensemble was selected on the validation split, so its own
+scores there, below too, are optimistic; the nested estimate, for which the whole selection was
+repeated within folds, is not. `raysearch evaluate . --data DIR` scores a split that neither
+training nor selection has seen.
+
+{class_table(exported["per_class"])}
+
+Rows are true classes, columns predicted ones:
+
+{confusion_table(manifest.classes, exported["confusion"])}
+
+Calibration: the predicted class has a mean probability of {exported["mean_probability"]:.1%}
+and is right for {exported["accuracy"]:.1%}; expected calibration error {exported["ece"]:.4f}.
+
+## Cost
+
+{cost_lines(manifest)}
 
 ## Members
 
-{_member_table(manifest)}
+{member_table(manifest, records)}
 
-Ensemble temperature {manifest.temperature:.4g}.
+Ensemble temperature {manifest.temperature:.4g}. Complete configurations are in
+`members/*/config.json`.
 
 ## Data
 
-{_data_lines(manifest)}
+{data_lines(manifest)}
+
+## Limits
+
+- It knows its classes alone: an image of anything else is given one of them, often with a high
+  probability.
+- The scores hold for images like those of the data above. For other cameras, crops or people,
+  score it on labelled examples first.{_EXPRESSION_LIMITS if _are_expressions(manifest) else ""}
 
 The weights' license is their owner's to choose: replace `license` above, with regard to the
 terms of the data.
@@ -61,13 +117,17 @@ terms of the data.
 
 def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
     validation = manifest.scores["validation"]
-    metrics = [key for key in _SCORES if key in validation]
+    metrics = [key for key in SCORES if key in validation]
     dataset = str(manifest.data.get("name") or "unnamed")
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
         "dataset": {"name": dataset, "type": dataset, "split": "validation"},
         "metrics": [
-            {"type": key, "value": round(float(validation[key]), 5), "name": _SCORES[key]}
+            {
+                "type": key,
+                "value": round(float(validation[key]), 5),
+                "name": f"{SCORES[key]}, as selected (optimistic)",
+            }
             for key in metrics
         ],
     }
@@ -82,39 +142,21 @@ def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
     }
 
 
-def _score_table(scores: dict[str, Any]) -> str:
-    names = {
-        "validation": "selected, validation",
-        "nested": "nested estimate, validation",
-        "exported": "`model.onnx` recomputed, validation",
-        "best_single": "best single candidate, validation",
-    }
-    rows = ["| | " + " | ".join(_SCORES.values()) + " |", "|---" * (len(_SCORES) + 1) + "|"]
-    for key, title in names.items():
-        if isinstance(values := scores.get(key), dict):
-            cells = [_number(values.get(score)) for score in _SCORES]
-            rows.append(f"| {title} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+def _five_lines(manifest: Manifest) -> str:
+    channels, height, width = manifest.input.shape
+    mode, pixels = ("L", "image[None, None]")
+    if channels == 3:
+        mode, pixels = ("RGB", "image.transpose(2, 0, 1)[None]")
+    return f"""import numpy, onnxruntime
+from PIL import Image
+image = numpy.array(Image.open("photo.png").convert("{mode}").resize(({width}, {height})))
+session = onnxruntime.InferenceSession("model.onnx")
+probabilities, = session.run(None, {{"images": {pixels}}})  # [1, {len(manifest.classes)}]"""
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else ""
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}"
 
 
-def _member_table(manifest: Manifest) -> str:
-    rows = [
-        "| Trial | Candidate | Weight | Temperature | Parameters |",
-        "|---:|---|---:|---:|---:|",
-    ]
-    for member in sorted(manifest.members, key=lambda member: -member.weight):
-        rows.append(
-            f"| {member.trial} | {member.candidate} | {member.weight:.4f} "
-            f"| {member.temperature:.4g} | {member.params:,} |"
-        )
-    return "\n".join(rows)
-
-
-def _data_lines(manifest: Manifest) -> str:
-    lines = [f"- {key}: {value}" for key, value in manifest.data.items()]
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in manifest.class_shares.items())
-    return "\n".join([*lines, f"- classes in the validation split: {shares}"])
+def _are_expressions(manifest: Manifest) -> bool:
+    return {name.lower() for name in manifest.classes} <= EXPRESSIONS

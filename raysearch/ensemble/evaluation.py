@@ -27,7 +27,7 @@ def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str,
     probs_NK = predictor.predict_probs(split.images_NCHW)
     scores = metrics.summary(probs_NK, labels_N)
     right_N = metrics.predictions(probs_NK) == labels_N
-    alone_N = ~_in_train(shards, split)
+    alone_N = ~_also_in_train(shards, split)
     confusion_KK = metrics.confusion_matrix(probs_NK, labels_N)
     return {
         "split": split_name,
@@ -35,7 +35,7 @@ def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str,
         "classes_left_out": left_out,
         **scores,
         "accuracy_se": (scores["accuracy"] * (1 - scores["accuracy"]) / len(split)) ** 0.5,
-        "per_class": _per_class(shards.classes, confusion_KK),
+        "per_class": metrics.per_class_rows(shards.classes, confusion_KK),
         "confusion": confusion_KK.tolist(),
         "accuracy_without_train_twins": float(right_N[alone_N].mean()) if alone_N.any() else None,
         "train_twins": int((~alone_N).sum()),
@@ -75,7 +75,18 @@ def _checked_split(predictor: Predictor, shards: Shards, name: str) -> Split:
     return split
 
 
-def _in_train(shards: Shards, split: Split) -> np.ndarray:
+def scores_without_twins(
+    shards: Shards, split: Split, probs_NK: np.ndarray
+) -> tuple[int, dict[str, float] | None]:
+    """How many of the split's images have their very pixels in train too, and `metrics.summary`
+    of ``probs_NK`` for the others; None where there are none."""
+    alone_N = ~_also_in_train(shards, split)
+    if not alone_N.any():
+        return len(alone_N), None
+    return int((~alone_N).sum()), metrics.summary(probs_NK[alone_N], split.labels_N[alone_N])
+
+
+def _also_in_train(shards: Shards, split: Split) -> np.ndarray:
     """Which rows of ``split`` have an image in train with the very same pixels; bool [N]."""
     if "train" not in shards.splits or split.name == "train":
         return np.zeros(len(split), dtype=bool)
@@ -85,11 +96,3 @@ def _in_train(shards: Shards, split: Split) -> np.ndarray:
     ]
     known = {digest.tobytes() for digest in digests[1]}
     return np.array([digest.tobytes() in known for digest in digests[0]])
-
-
-def _per_class(classes: tuple[str, ...], confusion_KK: np.ndarray) -> list[dict[str, Any]]:
-    columns = {name: values.tolist() for name, values in metrics.per_class(confusion_KK).items()}
-    return [
-        {"class": label} | {name: values[k] for name, values in columns.items()}
-        for k, label in enumerate(classes)
-    ]

@@ -1,47 +1,67 @@
 """What a user wants predicted: image files, folders and zips, as uint8 images of one shape."""
 
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from raysearch.data.containers import Container, Folder, Unreadable, Zip, read
-from raysearch.data.images import FILE_BYTES, SUFFIXES, BadImage, decode
+from raysearch.data.images import FILE_BYTES, SUFFIXES, BadImage, load_picture, pixels_of
+from raysearch.ensemble.faces import Box
 from raysearch.errors import DataError
+
+
+@dataclass(frozen=True)
+class Input:
+    """One image to predict: ``pixels`` uint8 ``[C, H, W]``, and where in the file it was found,
+    or None where it is the whole file."""
+
+    name: str
+    pixels: np.ndarray
+    face: Box | None = None
 
 
 def read_images(
     paths: Sequence[Path | str],
     shape: tuple[int, int, int],
     on_reject: Callable[[str, str], None],
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Yield (name, uint8 ``[C, H, W]``) for each image, as an import of training data decodes it.
+    find_faces: Callable[[Image.Image], list[Box]] | None = None,
+) -> Iterator[Input]:
+    """Yield each image, decoded as an import of training data decodes it; with ``find_faces``
+    each face of each image instead.
 
     Folders are read with all below them. Images in a folder or zip are named by their path in
     it; where several things are given, ``photos.zip/inside.png``.
-    What cannot be read goes to ``on_reject(name, reason)`` and the rest goes on.
+    What cannot be read, or has no face, goes to ``on_reject(name, reason)`` and the rest goes on.
     """
+    channels, size = shape[0], shape[1:]
     for name, load in _sources(paths, on_reject):
         try:
-            yield name, decode(load(), shape[1:], shape[0])
+            picture = load_picture(load(), channels)
         except (BadImage, Unreadable, OSError) as error:
             on_reject(name, getattr(error, "strerror", None) or str(error))
+            continue
+        if find_faces is None:
+            yield Input(name, pixels_of(picture, size))
+            continue
+        boxes = find_faces(picture)
+        if not boxes:
+            on_reject(name, "no face was found in it")
+        for box in boxes:
+            x, y, width, height = box
+            cut = picture.crop((x, y, x + width, y + height))
+            yield Input(name, pixels_of(cut, size), box)
 
 
-def read_batches(
-    images: Iterator[tuple[str, np.ndarray]], size: int
-) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Group ``images`` into (names, ``images_NCHW``) of at most ``size``."""
-    names, pixels = [], []
-    for name, image in images:
-        names.append(name)
-        pixels.append(image)
-        if len(names) == size:
-            yield names, np.stack(pixels)
-            names, pixels = [], []
-    if names:
-        yield names, np.stack(pixels)
+def batches_of(inputs: Iterable[Input], size: int) -> Iterator[list[Input]]:
+    """``inputs`` in order, in lists of at most ``size``."""
+    inputs = iter(inputs)
+    while batch := list(islice(inputs, size)):
+        yield batch
 
 
 def _sources(

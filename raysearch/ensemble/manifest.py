@@ -19,12 +19,14 @@ FORMAT = "raysearch-ensemble"
 VERSION = 1
 MANIFEST = "ensemble.json"
 MODEL = "model.onnx"
+PROGRAM = "model.pt2"
 CARD = "README.md"
 SUMS = "SHA256SUMS"
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 
 JSON_BYTES = 16 * 2**20
+NAME_LENGTH = 200
 _REMEDY = "Copy or export the ensemble again (`raysearch export RUN --out DIR`)."
 
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
@@ -75,6 +77,9 @@ class Manifest(_Part):
     class_shares: dict[str, Annotated[float, Field(ge=0, le=1)]]
     """Share of each class among the validation images."""
     scores: dict[str, Any]
+    cost: dict[str, Any] = {}
+    """``params``, ``bytes``, ``flops`` of one image; ``latency_ms`` of one image and
+    ``latency_64_ms`` of 64 at once, measured with ONNX Runtime on the ``machine`` of the export."""
     data: dict[str, Any]
     versions: dict[str, str]
 
@@ -98,7 +103,7 @@ class Manifest(_Part):
     def files(self) -> set[str]:
         """Every file of the artifact but ``SHA256SUMS``."""
         weights = {f"{folder}/{name}" for folder in self.folders for name in (WEIGHTS, CONFIG)}
-        return {MANIFEST, MODEL, CARD} | weights
+        return {MANIFEST, MODEL, PROGRAM, CARD} | weights
 
 
 def read_json(path: Path) -> Any:
@@ -140,11 +145,16 @@ def verify_sums(folder: Path) -> set[str]:
 
     Raises `ArtifactError` naming the first file that is missing, changed or outside.
     """
-    sums = _read_sums(folder)
+    sums, root = _read_sums(folder), folder.resolve()
     for name, expected in sums.items():
         path = folder / name
         if not path.is_file():
             raise ArtifactError(f"The ensemble's file {path} is missing. {_REMEDY}")
+        if not path.resolve().is_relative_to(root):
+            raise ArtifactError(
+                f"{path} is a link that leads out of the ensemble's folder. Copy the ensemble with "
+                "the files themselves (`cp -rL`)."
+            )
         try:
             found = sha256_of(path)
         except OSError as error:
@@ -165,19 +175,24 @@ def _read_sums(folder: Path) -> dict[str, str]:
             "`raysearch export` wrote, or RUN/ensemble."
         )
     try:
-        text = path.read_bytes()[:JSON_BYTES].decode("utf-8")
+        with open(path, "rb") as file:
+            text = file.read(JSON_BYTES).decode("utf-8")
     except (OSError, ValueError) as error:
         raise ArtifactError(f"{path} cannot be read ({error}). {_REMEDY}") from None
     sums = {}
     for number, line in enumerate(text.split("\n")[:-1], start=1):
         match = re.fullmatch(r"([0-9a-f]{64})  ([\w.-]+(?:/[\w.-]+)*)", line, re.ASCII)
-        if not match or ".." in match[2].split("/") or match[2] in sums:
+        if not match or not _is_inside(match[2]) or match[2] in sums:
             raise ArtifactError(
                 f"{path}, line {number} is not '<sha256>  <file inside the folder>': "
                 f"{line[:100]!r}. {_REMEDY}"
             )
         sums[match[2]] = match[1]
     return sums
+
+
+def _is_inside(name: str) -> bool:
+    return ".." not in name.split("/") and len(name) <= NAME_LENGTH
 
 
 def check_listed(folder: Path, manifest: Manifest, listed: set[str]) -> None:

@@ -7,61 +7,56 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from raysearch.ensemble.graphfile import GRAPH_BYTES, check_graph_file
 from raysearch.errors import ArtifactError, RunError
 
 if TYPE_CHECKING:
     import onnxruntime
-    from torch import nn
+    from torch.export import ExportedProgram
 
 INPUT = "images"
 OUTPUT = "probabilities"
-_PROTOBUF_BYTES = 2**31
 
 
-def export_onnx(
-    network: "nn.Module", shape: tuple[int, int, int], path: Path, metadata: Mapping[str, str]
-) -> int:
-    """Write ``network`` (uint8 ``[N, *shape]`` to ``[N, K]``) to ``path``; return the opset.
+def export_onnx(program: "ExportedProgram", path: Path, metadata: Mapping[str, str]) -> int:
+    """Write ``program`` (of `raysearch.ensemble.program`) to ``path``; return the opset.
 
     The batch size stays free. Raises `RunError` where the weights do not fit in one file.
     """
     import torch
 
-    tensors = [*network.parameters(), *network.buffers()]
+    tensors = [*program.state_dict.values(), *program.constants.values()]
     size = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-    if size >= _PROTOBUF_BYTES:
+    if size >= GRAPH_BYTES:
         raise RunError(
             f"An ONNX file holds less than 2 GiB, but the selected members have {size:,} bytes of "
             "weights. Select fewer or smaller members."
         )
-    network.to(memory_format=torch.contiguous_format)  # channels_last would add nodes
-    example = torch.zeros((2, *shape), dtype=torch.uint8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            network,
-            (example,),
+        graph = torch.onnx.export(
+            program,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("N")},),
+            dynamic_shapes=({0: "N"},),
             dynamo=True,
             external_data=False,
             verbose=False,
         )
-    opset = program.model.opset_imports[""]
-    program.model.metadata_props.update({**metadata, "opset": str(opset)})
-    program.save(str(path), external_data=False)
+    opset = graph.model.opset_imports[""]
+    graph.model.metadata_props.update({**metadata, "opset": str(opset)})
+    graph.save(str(path), external_data=False)
     return opset
 
 
 def open_session(path: Path, shape: tuple[int, int, int], classes: int):
     """An ONNX Runtime session on the CPU for a graph of the expected interface.
 
-    Raises `ArtifactError` for another interface, and for weights kept outside of the file.
+    Raises `ArtifactError` for another interface and for what `check_graph_file` refuses.
     """
     import onnxruntime
 
-    _refuse_external_data(path)
+    check_graph_file(path)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:
@@ -76,19 +71,6 @@ def open_session(path: Path, shape: tuple[int, int, int], classes: int):
     if found != expected:
         raise ArtifactError(f"{path} has the interface {found}, but ensemble.json says {expected}.")
     return session
-
-
-def _refuse_external_data(path: Path) -> None:
-    """A graph may name files anywhere on the disk as its weights; ours never does."""
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError, ValueError) as error:
-        raise ArtifactError(f"{path} is not an ONNX model: {error}") from None
-    if any(tensor.external_data for tensor in model.graph.initializer):
-        raise ArtifactError(f"{path} keeps weights in other files, which no export does.")
 
 
 def run_session(

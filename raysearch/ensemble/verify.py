@@ -1,15 +1,18 @@
-"""Whether an exported ensemble reproduces what was selected, and ONNX Runtime what PyTorch says."""
+"""Whether an exported ensemble reproduces what was selected, and its graphs what PyTorch says."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from raysearch import metrics
-from raysearch.ensemble.manifest import Manifest
+from raysearch.ensemble.manifest import MODEL, PROGRAM, Manifest
 from raysearch.ensemble.network import EnsembleNetwork
 from raysearch.ensemble.onnx import open_session, run_session
+from raysearch.ensemble.program import load_program
 from raysearch.errors import RunError
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 SELECTED_TOLERANCE = 1e-3
 """Of probabilities, against the selection's."""
 SCORE_TOLERANCE = 1e-4
-ONNX_TOLERANCE = 1e-4
+EXPORT_TOLERANCE = 1e-4
 BATCH_SIZE = 64
 """Small enough that a layer's activations stay in the CPU's cache."""
 
@@ -45,24 +48,39 @@ def check_selection(
     return torch_VK
 
 
-def check_graph(
-    model: Path, torch_VK: np.ndarray, manifest: Manifest, validation: "Split", folder: Path
-) -> dict[str, float]:
-    """Compare the exported graph with PyTorch's ``torch_VK``; raises as `check_selection` does.
+def check_graphs(
+    partial: Path, torch_VK: np.ndarray, manifest: Manifest, validation: "Split", folder: Path
+) -> dict[str, Any]:
+    """Compare the files that were just exported to ``partial`` with PyTorch's ``torch_VK``, on
+    every validation image; raises as `check_selection` does.
 
-    Returns the graph's ``accuracy`` and ``log_loss`` on the validation split, and the
-    ``largest_difference`` of a probability.
+    Returns what the ONNX graph scores there (`metrics.summary`, ``per_class``, ``confusion``,
+    ``mean_probability`` of the predicted class) and its ``largest_difference`` of a probability.
     """
-    session = open_session(model, manifest.input.shape, len(manifest.classes))
-    onnx_VK = run_session(session, validation.images_NCHW, BATCH_SIZE)
     failed = _Failure(manifest.classes, folder)
-    failed.unless_close("ONNX Runtime against PyTorch", onnx_VK, torch_VK, ONNX_TOLERANCE)
-    failed.unless_same_label(onnx_VK, torch_VK, 2 * ONNX_TOLERANCE)
+    program_VK = run_program(load_program(partial / PROGRAM), validation.images_NCHW)
+    _check_same(failed, PROGRAM, program_VK, torch_VK, validation.labels_N)
+    session = open_session(partial / MODEL, manifest.input.shape, len(manifest.classes))
+    onnx_VK = run_session(session, validation.images_NCHW, BATCH_SIZE)
+    _check_same(failed, MODEL, onnx_VK, torch_VK, validation.labels_N)
+    confusion_KK = metrics.confusion_matrix(onnx_VK, validation.labels_N)
     return {
-        "accuracy": metrics.accuracy(onnx_VK, validation.labels_N),
-        "log_loss": metrics.log_loss(onnx_VK, validation.labels_N),
+        **metrics.summary(onnx_VK, validation.labels_N),
+        "mean_probability": float(onnx_VK.max(axis=1).mean()),
+        "per_class": metrics.per_class_rows(manifest.classes, confusion_KK),
+        "confusion": confusion_KK.tolist(),
         "largest_difference": float(np.abs(onnx_VK - torch_VK).max()),
     }
+
+
+def run_program(program: Callable[[Tensor], Tensor], images_NCHW: np.ndarray) -> np.ndarray:
+    """``probs_NK`` float32 of uint8 images."""
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(images_NCHW), BATCH_SIZE):
+            images = torch.from_numpy(np.array(images_NCHW[start : start + BATCH_SIZE]))
+            found.append(program(images).numpy())
+    return np.concatenate(found)
 
 
 def predict_network(
@@ -81,6 +99,23 @@ def predict_network(
             exact.append(network.combine(probs_MNK).numpy())
             rounded.append(network.combine(probs_MNK.half().float()).numpy())
     return np.concatenate(exact), np.concatenate(rounded)
+
+
+def _check_same(
+    failed: "_Failure", file: str, found_VK: np.ndarray, torch_VK: np.ndarray, labels_V: np.ndarray
+) -> None:
+    """The same probabilities, labels and log loss: one near 0 may differ by little and yet move
+    the log loss."""
+    check = f"{file} against PyTorch"
+    failed.unless_close(check, found_VK, torch_VK, EXPORT_TOLERANCE)
+    failed.unless_same_label(check, found_VK, torch_VK, 2 * EXPORT_TOLERANCE)
+    found, expected = metrics.log_loss(found_VK, labels_V), metrics.log_loss(torch_VK, labels_V)
+    if not abs(found - expected) <= SCORE_TOLERANCE:
+        failed.report(
+            check,
+            f"validation log loss {found:.6f} against {expected:.6f}, where a difference of "
+            f"{SCORE_TOLERANCE:g} is allowed",
+        )
 
 
 def _check_scores(
@@ -135,11 +170,13 @@ class _Failure:
                 f"against {expected_VK[image, label]:.6f}), where {tolerance:g} is allowed",
             )
 
-    def unless_same_label(self, onnx_VK: np.ndarray, torch_VK: np.ndarray, tie: float) -> None:
-        differ_V = (onnx_VK.argmax(1) != torch_VK.argmax(1)) & (margins(torch_VK) >= tie)
+    def unless_same_label(
+        self, check: str, found_VK: np.ndarray, torch_VK: np.ndarray, tie: float
+    ) -> None:
+        differ_V = (found_VK.argmax(1) != torch_VK.argmax(1)) & (margins(torch_VK) >= tie)
         if differ_V.any():
-            image = int(differ_V.argmax())
             self.report(
-                "same label in ONNX Runtime and PyTorch",
-                f"{int(differ_V.sum())} images differ, the first is validation image {image}",
+                check,
+                f"the labels of {int(differ_V.sum())} images differ, the first is validation "
+                f"image {int(differ_V.argmax())}",
             )

@@ -76,11 +76,38 @@ def backbone(
 def _create(name: str, image_size: int, options: dict[str, Any]) -> tuple[nn.Module, bool]:
     """The network, and whether it was built for ``image_size`` and takes no other."""
     try:
-        return timm.create_model(name, pretrained=False, img_size=image_size, **options), True
+        return timm.create_model(name, img_size=image_size, **options), True
     except TypeError as error:
         if "img_size" not in str(error):
             raise
-    return timm.create_model(name, pretrained=False, **options), False
+    return timm.create_model(name, **options), False
+
+
+def native_backbone(
+    channels: int,
+    classes: int,
+    image_size: int,
+    *,
+    name: str,
+    stem: str,
+    **loading: Any,
+) -> nn.Module:
+    """timm's ``name`` with the image size and patches that `backbone` would give it, but timm's
+    own stem. ``loading``: arguments of `timm.create_model` that say which weights it gets."""
+    options = {"in_chans": channels, "num_classes": classes, **loading}
+    network, sized = _create(name, image_size, options)
+    patch = _small_patch(network) if sized and stem == "small" else None
+    if patch is None:
+        return network
+    return _create(name, image_size, {**options, "patch_size": patch})[0]
+
+
+def _small_patch(network: nn.Module) -> int | None:
+    """A quarter of the side of a vision transformer's patches; None of other networks."""
+    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
+    if patch is None:
+        return None
+    return max(1, (patch if isinstance(patch, int) else patch[0]) // 4)
 
 
 def _refusal(
@@ -101,10 +128,9 @@ def _refusal(
 def _with_small_stem(
     network: nn.Module, sized: bool, name: str, image_size: int, options: dict[str, Any]
 ) -> nn.Module:
-    patch = getattr(getattr(network, "patch_embed", None), "patch_size", None)
-    if sized and patch is not None:
-        side = patch if isinstance(patch, int) else patch[0]
-        return _create(name, image_size, {**options, "patch_size": max(1, side // 4)})[0]
+    patch = _small_patch(network) if sized else None
+    if patch is not None:
+        return _create(name, image_size, {**options, "patch_size": patch})[0]
     strided = _strided_layers(network, options["in_chans"], image_size if sized else _PROBE)
     if not strided:
         raise ConfigError(

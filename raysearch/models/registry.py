@@ -145,5 +145,5 @@ def _builder(name: str) -> Callable[..., nn.Module]:
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Trainable parameters."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)
+    """All parameters, frozen ones too: what the network costs wherever it runs."""
+    return sum(p.numel() for p in module.parameters())

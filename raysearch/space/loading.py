@@ -12,25 +12,35 @@ from raysearch.space.conditions import in_order, worlds
 from raysearch.space.known import known_values
 from raysearch.space.parsing import parse_train
 from raysearch.space.searchspace import SearchSpace
-from raysearch.space.settings import SearchConfig
+from raysearch.space.settings import SearchConfig, parse_duration, parse_size
 from raysearch.space.shipped import resolve_space
 from raysearch.yamlfile import Document, load_yaml
 
 _SECTIONS = ("description", "search", "train", "known")
+_WITH_UNITS = {
+    "time_budget": (parse_duration, "90s, 60m or 1.5h"),
+    "trial_timeout": (parse_duration, "90s, 60m or 1.5h"),
+    "max_disk": (parse_size, "500MB or 20GB"),
+}
 
 
-def load_space(space: Path | str) -> SearchSpace:
+def load_space(space: Path | str, *, folder: Path | None = None, look: bool = True) -> SearchSpace:
     """The space in the file ``space``, or the shipped one of that name, checked.
 
-    A checked space builds a valid `TrainConfig`, whose network can be built, from every choice
-    and from both ends of every range, under every combination of conditions. Raises
+    A checked space builds a valid `TrainConfig`, whose network can be built and frozen, from every
+    choice and from both ends of every range, under every combination of conditions. Raises
     `ConfigError` with file, line and column.
+
+    Args:
+        folder: that paths in the space start at; the file's own where left out.
+        look: whether the weights that training starts from must be there.
     """
     document = load_yaml(resolve_space(space))
     _check_sections(document)
     draft = parse_train(document)
     dimensions = in_order(draft)
-    check_configurations(draft, worlds(draft, dimensions))
+    folder = folder or Path(document.file).resolve().parent
+    starts = check_configurations(draft, worlds(draft, dimensions), folder, look)
     known = _known(document)
     return SearchSpace(
         path=Path(document.file),
@@ -41,6 +51,8 @@ def load_space(space: Path | str) -> SearchSpace:
         known=known,
         known_values=known_values(draft, dimensions, known),
         source_text=document.text,
+        folder=folder,
+        starts=starts,
     )
 
 
@@ -62,13 +74,16 @@ def _search(document: Document) -> SearchConfig:
         return SearchConfig()
     if not isinstance(values, dict):
         raise document.error(("search",), "search must be a mapping of setting to value.")
-    if isinstance(values.get("time_budget"), int | float):
-        message = "time_budget needs a unit, such as 90s, 60m or 1.5h."
-        raise document.error(("search", "time_budget"), message)
+    for name, (parse, examples) in _WITH_UNITS.items():
+        if isinstance(values.get(name), int | float):
+            raise document.error(("search", name), f"{name} needs a unit, such as {examples}.")
+        if isinstance(values.get(name), str):
+            try:
+                parse(values[name])
+            except ConfigError as error:
+                raise document.error(("search", name), str(error)) from None
     try:
         return SearchConfig.model_validate(values)
-    except ConfigError as error:
-        raise document.error(("search", "time_budget"), str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         unknown = first["type"] == "extra_forbidden"

@@ -30,6 +30,10 @@ class SearchSpace:
     known_values: tuple[dict[str, Scalar], ...]
     """The same for a sampler: by dimension name, without what the search does not vary."""
     source_text: str
+    folder: Path
+    """That relative paths of weights start at."""
+    starts: tuple[TrainConfig, ...]
+    """A configuration of each network with each of the beginnings that it can have."""
 
     @cached_property
     def searched(self) -> tuple[Dimension, ...]:
@@ -80,7 +84,12 @@ class SearchSpace:
         Raises `ConfigError`, opened by ``where``, for values that `propose` cannot give.
         """
         settings = self.settings(values, where) | {"epochs": epochs, "seed": seed}
-        return parse_train_config(nested(settings), where)
+        train = parse_train_config(nested(settings), where)
+        if train.pretrained is None and train.init_from is None:
+            return train
+        from raysearch.train.start import resolve_start
+
+        return resolve_start(train, self.folder)
 
     def _walk(self, pick: Callable[[Dimension], Scalar]) -> tuple[dict, dict]:
         values: dict[str, Scalar] = {}

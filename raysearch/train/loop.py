@@ -9,7 +9,9 @@ Every epoch draws from generators of its own, seeded by (seed, epoch, rank): a r
 a checkpoint repeats the uninterrupted one.
 """
 
+import itertools
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +27,10 @@ from raysearch import metrics
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, RunError
+from raysearch.models.freeze import freeze, train_mode
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
+from raysearch.models.weights import Weights
 from raysearch.train.augment import augment
 from raysearch.train.balance import EpochRows
 from raysearch.train.compiling import compiled
@@ -37,6 +41,7 @@ from raysearch.train.mixing import mix
 from raysearch.train.optim import MovingAverage, make_optimizer
 from raysearch.train.penalty import Penalty
 from raysearch.train.schedule import learning_rate, stands_still
+from raysearch.train.start import fit_start, read_start
 
 _CHECK_STEPS = 50
 """How often the loss is looked at within an epoch: looking waits for the device."""
@@ -51,8 +56,10 @@ class EpochEnd:
     """What `fit` reports after each epoch.
 
     ``metrics``: epoch, train_loss, train_accuracy, validation_log_loss, validation_accuracy,
-    validation_macro_f1, lr, images_per_second, seconds. ``probs_VK``: float32 probabilities of
-    the averaged weights on the validation split. ``training``: the run itself, for its weights.
+    validation_macro_f1, lr, images_per_second, seconds. The training loss is the cross entropy
+    that is minimized, of labels as smoothed, mixed and weighted, without the l2 penalty.
+    ``probs_VK``: float32 probabilities of the averaged weights on the validation split.
+    ``training``: the run itself, for its weights.
     """
 
     metrics: dict[str, float]
@@ -68,18 +75,26 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
+    accumulate: int = 1,
+    start: Weights | None = None,
 ) -> None:
     """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
     ``report`` after each, on every worker.
 
-    ``resume`` is a `Training.state_dict`; training goes on after its epoch. An exception that
-    ``report`` raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError`
-    where a batch has fewer images than there are workers, or the network cannot be trained so,
+    ``accumulate`` splits every batch into so many parts, whose gradients are added up: less memory
+    for the same steps, but for BatchNorm, whose statistics are each part's own.
+    ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
+    begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
+    where they were read already. An exception that ``report`` raises ends the run. Raises
+    `Diverged` when a loss is not finite, `ConfigError` where a batch has fewer images than there
+    are workers, the network cannot be trained so or the weights to begin with do not fit,
     `DataError` where a class without images is to be balanced.
     """
-    training = Training(config, dataset, torch.device(device), workers or Workers())
+    training = Training(config, dataset, torch.device(device), workers or Workers(), accumulate)
     if resume is not None:
         training.load_state_dict(resume)
+    elif start := start or read_start(config):
+        training.begin_with(start)
     while not training.ended:
         report(training.run_epoch())
 
@@ -88,7 +103,12 @@ class Training:
     """The state of one run and the work of one epoch."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, device: torch.device, workers: Workers
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        workers: Workers,
+        accumulate: int = 1,
     ):
         if config.batch_size < workers.count:
             raise ConfigError(
@@ -96,9 +116,12 @@ class Training:
                 f"but got {config.batch_size}."
             )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
+        self.accumulate = accumulate
+        self.own_draws: torch.Generator | None = None  # of one of several workers, in an epoch
         self.dtype = autocast_dtype(config.precision, device)
         self.epoch_rows = EpochRows(config.balance, dataset.train.labels_N, dataset.classes)
-        self.steps_per_epoch = max(len(self.epoch_rows) // config.batch_size, 1)
+        self.batch_size = min(config.batch_size, len(self.epoch_rows))
+        self.steps_per_epoch = len(self.epoch_rows) // self.batch_size
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
@@ -106,6 +129,7 @@ class Training:
             network = build_model(
                 config.model, dataset.shape[0], len(dataset.classes), config.image_size
             )
+        freeze(network, config.freeze_depth, config.model.name)
         self.network = network.to(device, memory_format=torch.channels_last)
         self.synchronized = workers.wrap(self.network, device)
         if config.compile:
@@ -123,6 +147,15 @@ class Training:
         """All epochs are done, or validation log loss has stood still for too long."""
         patience = self.config.early_stopping
         return self.epoch >= self.config.epochs or stands_still(self.losses, patience)
+
+    def begin_with(self, weights: Weights) -> None:
+        """Take over what fits of ``weights``, and say on stderr what that was."""
+        channels, classes = self.dataset.shape[0], self.dataset.classes
+        fitted = fit_start(weights, self.config, channels, classes, self.network)
+        for network in (self.network, self.average.network):
+            network.load_state_dict(fitted.tensors, strict=False)
+        if self.workers.leads:
+            print(f"{weights.source}: took {fitted}", file=sys.stderr)
 
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
@@ -156,12 +189,13 @@ class Training:
         """Mean loss, accuracy and number of images of one pass over the epoch's rows; a loss that
         is not finite ends it soon."""
         config, train = self.config, self.dataset.train
-        self.network.train()
-        batch_size = min(config.batch_size, len(self.epoch_rows))
+        train_mode(self.network)
+        batch_size = self.batch_size
         order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
-        draws = torch.Generator(self.device).manual_seed(
-            _mix(config.seed, epoch, 1 + self.workers.rank)
-        )
+        draws = torch.Generator(self.device).manual_seed(_mix(config.seed, epoch, 1))
+        if self.workers.count > 1:
+            own = _mix(config.seed, epoch, 2 + self.workers.rank)
+            self.own_draws = torch.Generator(self.device).manual_seed(own)
         drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         starts = range(0, self.steps_per_epoch * batch_size, batch_size)
@@ -180,27 +214,49 @@ class Training:
     def _step(self, images_NCHW: Tensor, labels_N: Tensor, draws: torch.Generator) -> Tensor:
         """One optimizer step; returns [summed loss, correct, images]."""
         config = self.config
-        x = augment(self.preprocess.resize(images_NCHW), config.augment, draws)
+        x = self.preprocess.resize(images_NCHW)
+        if self.workers.count == 1:
+            x = augment(x, config.augment, draws)
+        else:
+            x = augment(x, config.augment, draws, self.workers.rows, self.batch_size)
         x = self.preprocess.standardize(x)
         targets = [(1.0, labels_N)]
         if config.mixup or config.cutmix:
-            x, partner_N, share_N = mix(x, draws, mixup=config.mixup, cutmix=config.cutmix)
+            # Images are mixed with others of the same worker.
+            own = self.own_draws or draws
+            x, partner_N, share_N = mix(x, own, mixup=config.mixup, cutmix=config.cutmix)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            logits_NK = self.synchronized(x)
-        logits_NK = logits_NK.float()
-        loss = self._loss(logits_NK, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        logits_NK, loss = self._backward(x, targets)
         self.penalty.add_gradients()
         self.optimizer.step()
         self.average.update(self.network)
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
-            return torch.stack(
-                [loss.detach() * len(labels_N), correct, len(labels_N) + 0 * correct]
-            )
+            return torch.stack([loss * len(labels_N), correct, len(labels_N) + 0 * correct])
+
+    def _backward(
+        self, x_NCHW: Tensor, targets: list[tuple[Tensor | float, Tensor]]
+    ) -> tuple[Tensor, Tensor]:
+        """Add the mean loss's gradients, one part of the batch after another; returns logits
+        (float32) and loss, detached."""
+        images = len(x_NCHW)
+        weight = self.workers.loss_weight(images, self.batch_size)
+        # As many parts on every worker, and none of a single image, which BatchNorm refuses.
+        fewest = self.batch_size // self.workers.count if self.workers.count > 1 else images
+        parts = split_evenly(images, min(self.accumulate, fewest // 2))
+        logits, loss = [], torch.zeros((), device=self.device)
+        for part in parts:
+            share = (part.stop - part.start) / images
+            with self.workers.together(self.synchronized, last=part is parts[-1]):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    logits_NK = self.synchronized(x_NCHW[part])
+                mean = share * self._loss(logits_NK.float(), [_rows(t, part) for t in targets])
+                (weight * mean).backward()
+            logits.append(logits_NK.detach().float())
+            loss += mean.detach()
+        return torch.cat(logits), loss
 
     def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
         """Mean cross entropy against a mixture of labels, [(share_N, labels_N), ...], each term
@@ -249,6 +305,18 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
         self.losses = list(state["losses"])
+
+
+def split_evenly(rows: int, parts: int) -> list[slice]:
+    """``parts`` slices of ``rows`` rows, as even as can be; at least one."""
+    parts = max(parts, 1)
+    bounds = [rows * part // parts for part in range(parts + 1)]
+    return [slice(begin, end) for begin, end in itertools.pairwise(bounds)]
+
+
+def _rows(target: tuple[Tensor | float, Tensor], part: slice) -> tuple[Tensor | float, Tensor]:
+    share, labels_N = target
+    return (share[part] if isinstance(share, Tensor) else share), labels_N[part]
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
+from raysearch.models.freeze import train_mode
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Training, seeded
 
@@ -70,13 +71,10 @@ def measure_step(
     gc.collect()
     torch.cuda.empty_cache()
     training = Training(config.model_copy(update={"compile": False}), dataset, device, Workers())
-    training.network.train()
+    train_mode(training.network)
     draws = torch.Generator(device).manual_seed(0)
     rows = torch.arange(min(images, len(dataset.train)))
-    batch = (
-        dataset.train.images_NCHW[rows].to(device),
-        dataset.train.labels_N[rows].to(device),
-    )
+    batch = dataset.train.images_NCHW[rows].to(device), dataset.train.labels_N[rows].to(device)
     with seeded(config.seed):
         training._step(*batch, draws)  # makes the optimizer's state
         fixed = torch.cuda.memory_allocated(device)

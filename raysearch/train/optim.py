@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
+from itertools import compress
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 
 from raysearch.config import TrainConfig
 from raysearch.errors import FieldError
+from raysearch.models.freeze import frozen_tensors
 
 MOMENTUM = 0.9
 
@@ -73,7 +75,8 @@ def muon() -> type[torch.optim.Optimizer]:
 
 
 class MovingAverage:
-    """Exponential moving average of a network's parameters and float buffers.
+    """Exponential moving average of a network's parameters and float buffers; frozen ones, which
+    never move, are left alone.
 
     The horizon is given in epochs, so that it means the same at any batch size. Early on the
     average is a short one (decay at most ``(1 + t) / (10 + t)``), so that it is of use from
@@ -82,6 +85,8 @@ class MovingAverage:
 
     def __init__(self, network: nn.Module, horizon_steps: float):
         self.decay = math.exp(-1 / horizon_steps) if horizon_steps > 0 else 0.0
+        frozen = frozen_tensors(network)
+        self.moves = [name not in frozen for name in _tensors(network)]
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.updates = 0
 
@@ -90,7 +95,8 @@ class MovingAverage:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
         averaged, current = [], []
-        for mine, theirs in zip(_tensors(self.network), _tensors(network), strict=True):
+        pairs = zip(_tensors(self.network).values(), _tensors(network).values(), strict=True)
+        for mine, theirs in compress(pairs, self.moves):
             if mine.is_floating_point():
                 averaged.append(mine)
                 current.append(theirs)
@@ -99,5 +105,6 @@ class MovingAverage:
         torch._foreach_lerp_(averaged, current, 1 - decay)
 
 
-def _tensors(network: nn.Module) -> list[torch.Tensor]:
-    return [t.detach() for t in (*network.parameters(), *network.buffers())]
+def _tensors(network: nn.Module) -> dict[str, torch.Tensor]:
+    named = (*network.named_parameters(), *network.named_buffers())
+    return {name: tensor.detach() for name, tensor in named}

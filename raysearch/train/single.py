@@ -7,16 +7,28 @@ import torch
 from rich.console import Console
 
 from raysearch.config import TrainConfig
+from raysearch.configfile import load_train_config
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.errors import ConfigError, RunError
+from raysearch.models.registry import check_model
+from raysearch.models.weights import Weights
 from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.start import POINTLESS, fit_start, is_configuration, is_pointless
 from raysearch.train.trial import TrialFolder
 
 
 def train_one(
-    config: TrainConfig, data: Path, folder: Path, device: torch.device, console: Console
+    config: TrainConfig,
+    data: Path,
+    folder: Path,
+    device: torch.device,
+    console: Console,
+    accumulate: int = 1,
 ) -> dict[str, Any]:
     """Train ``config`` on the shards in ``data``, or go on with it where ``folder`` holds it.
+    ``accumulate`` is that of `run_trial`.
+
+    A configuration file that it begins from (``init_from``) is trained first, into ``folder/init``.
 
     Returns the best epoch's metrics with ``status``, ``parameters`` and ``folder``. Raises
     `ConfigError` where ``folder`` holds another configuration or other data, `RunError` where it
@@ -24,8 +36,12 @@ def train_one(
     """
     files = TrialFolder(folder)
     dataset = load_dataset(data, device, classes=config.classes, images_on=config.images_on)
+    if is_configuration(config.init_from):
+        config = _train_first(config, data, files, dataset, device, console)
+    elif is_pointless(config):
+        console.print(POINTLESS, highlight=False)
     console.print(_images_line(dataset, device), highlight=False, soft_wrap=True)
-    if files.config.exists():
+    if files.metrics.exists():
         _check_same(files, config, dataset)
 
     def show(row: dict[str, float]) -> None:
@@ -38,7 +54,9 @@ def train_one(
             soft_wrap=True,
         )
 
-    status = run_trial(folder, 0, config, dataset, device=device, report=show)
+    status = run_trial(
+        folder, 0, config, dataset, device=device, report=show, accumulate=accumulate
+    )
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
     if stopped := files.read_status().get("stopped"):
@@ -49,6 +67,34 @@ def train_one(
         "parameters": files.read_record().parameters,
         "folder": str(folder),
     }
+
+
+def _train_first(
+    config: TrainConfig,
+    data: Path,
+    files: TrialFolder,
+    dataset: Dataset,
+    device: torch.device,
+    console: Console,
+) -> TrainConfig:
+    """``config``, to begin from the trained run of the configuration file that it names.
+
+    Raises `ConfigError` before that run starts where nothing of it could be carried over.
+    """
+    folder = files.path.resolve() / "init"
+    if not files.metrics.exists():
+        first = load_train_config(config.init_from)
+        channels, classes = dataset.shape[0], len(dataset.classes)
+        networks = [
+            check_model(train.model, train.image_size, channels, classes)
+            for train in (first, config)
+        ]
+        untrained = Weights(networks[0].state_dict(), config.init_from, "")
+        fit_start(untrained, config, channels, dataset.classes, networks[1])
+        console.print(f"first {config.init_from}, into {folder}", highlight=False)
+        train_one(first, data, folder, device, console)
+        console.print(f"now {files.path}", highlight=False)
+    return config.model_copy(update={"init_from": str(folder)})
 
 
 def _images_line(dataset: Dataset, device: torch.device) -> str:

@@ -7,6 +7,7 @@ checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
 validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
+cost.json                   what the network costs, once that was measured (`ensemble.measure`)
 """
 
 import json
@@ -32,8 +33,32 @@ STATUSES = (
     "interrupted",
     "diverged",
     "out_of_memory",
+    "timeout",
+    "worker_lost",
     "failed",
 )
+FAILURES = STATUSES[STATUSES.index("diverged") :]
+"""The last of `STATUSES`: a trial that ended so has failed, and is not gone on with."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a trial is run, which is no part of what it is: ``threads`` of each of ``workers``
+    processes on ``device``, every batch in ``accumulate`` parts."""
+
+    workers: int = 1
+    threads: int = 1
+    accumulate: int = 1
+    device: str = ""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a trial's first weights came from, so that a repeat can be checked: an absolute path
+    with the file's SHA-256, or a hub's name with that of the tensors written as safetensors."""
+
+    source: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -41,6 +66,7 @@ class TrialRecord:
     """All that is needed to build a trial's network again, without the data.
 
     ``mean`` and ``std`` are per channel, of the training split, in units of [0, 1].
+    ``started_from`` is None where the weights were drawn at random.
     """
 
     trial: int
@@ -53,6 +79,8 @@ class TrialRecord:
     parameters: int
     images_on: Literal["device", "host"] = "device"
     """Where its images waited."""
+    execution: Execution = Execution()
+    started_from: Origin | None = None
 
     def build(self) -> tuple[Preprocess, nn.Module]:
         """Preprocessing and the network, its weights freshly initialized."""
@@ -75,7 +103,14 @@ class TrialRecord:
             raise ArtifactError(f"{where} is not a trial's configuration: {error}") from None
 
 
-def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: int) -> TrialRecord:
+def make_record(
+    trial: int,
+    train: TrainConfig,
+    dataset: Dataset,
+    parameters: int,
+    execution: Execution,
+    started_from: Origin | None = None,
+) -> TrialRecord:
     return TrialRecord(
         trial=trial,
         train=train,
@@ -86,6 +121,8 @@ def make_record(trial: int, train: TrainConfig, dataset: Dataset, parameters: in
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
         images_on=dataset.images_on,
+        execution=execution,
+        started_from=started_from,
     )
 
 
@@ -101,6 +138,7 @@ class TrialFolder:
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"
         self.validation = self.path / "validation.arrow"
+        self.cost = self.path / "cost.json"
 
     def write_record(self, record: TrialRecord) -> None:
         write_json(self.config, record.to_json())

@@ -1,4 +1,5 @@
 import json
+import re
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -132,8 +133,38 @@ def test_edited_classes_are_found(tmp_path):
 
 def test_manifest_without_an_entry_names_it(tmp_path):
     edit_manifest(make(tmp_path), splits={"train": {}})
-    with pytest.raises(DataError, match="lacks the entry 'shards'"):
+    with pytest.raises(DataError, match="lacks the entry 'splits.train.rows'"):
         open_shards(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"shape": [1, 4, 2**40]}, "shape.2: Input should be less than 65536"),
+        ({"shape": [1, 4]}, "shape: List should have at least 3 items"),
+        ({"classes": ["a", 7]}, "classes.1: Input should be a valid string"),
+        ({"splits": {"../train": {}}}, "splits.../train"),
+    ],
+)
+def test_manifest_with_a_wrong_value_names_it(tmp_path, changes, why):
+    edit_manifest(make(tmp_path), **changes)
+    with pytest.raises(DataError, match=f"manifest.json: {re.escape(why)}.*import"):
+        open_shards(tmp_path)
+
+
+def test_shard_whose_offsets_lead_out_of_the_file_is_refused_not_followed(tmp_path):
+    """Its size is right; a wrong offset of a name would be read from wherever it points."""
+    make(tmp_path)
+    path = tmp_path / "train-00000.arrow"
+    split = open_shards(tmp_path).split("train")
+    ends = np.cumsum([0, *(len(name.encode()) for name in split.sources)]).astype("<i4").tobytes()
+    data = path.read_bytes()
+    assert data.count(ends) == 1
+    at = data.index(ends) + 4
+    path.write_bytes(data[:at] + b"\xff\xff\xff\x7f" + data[at + 4 :])
+    split = open_shards(tmp_path, verify=False).split("train")
+    with pytest.raises(DataError, match="train-00000.arrow is not a whole shard.*import"):
+        split.sources  # noqa: B018
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": "else"}'])

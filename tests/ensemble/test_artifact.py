@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-import yaml
 from small_ensembles import sharpen_reference
 from torch import nn
 
@@ -20,6 +20,7 @@ from raysearch.ensemble.artifact import copy_artifact, load_artifact
 from raysearch.ensemble.network import Backbone, EnsembleNetwork, Vote
 from raysearch.ensemble.onnx import export_onnx, open_session, run_session
 from raysearch.ensemble.predictor import Predictor
+from raysearch.ensemble.program import export_program
 from raysearch.errors import ArtifactError, DataError, RunError
 from raysearch.models.preprocess import Preprocess
 
@@ -119,16 +120,6 @@ def test_building_the_network_leaves_the_global_generator_alone(artifact_folder)
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_model_card_has_readable_front_matter(artifact_folder):
-    text = (artifact_folder / "README.md").read_text()
-    front = yaml.safe_load(text.split("---\n")[1])
-    assert {"license", "library_name", "tags", "metrics", "model-index"} <= set(front)
-    values = {m["type"]: m["value"] for m in front["model-index"][0]["results"][0]["metrics"]}
-    assert set(values) == {"accuracy", "log_loss", "macro_f1", "ece"}
-    snippet = "\n".join(re.findall(r"^    (import numpy.*|session.*|images.*|prob.*)$", text, re.M))
-    assert "onnxruntime.InferenceSession" in snippet
-
-
 def test_wrong_probabilities_are_named_and_the_old_ensemble_stays(tmp_path, selection):
     folder = selection.write(tmp_path / "ensemble")
     before = (folder / "SHA256SUMS").read_bytes()
@@ -149,22 +140,77 @@ def test_a_selected_score_that_the_files_do_not_reach_is_an_error(tmp_path, sele
     assert not list(tmp_path.iterdir())
 
 
-def test_a_graph_that_differs_from_torch_is_an_error(artifact_folder, selection):
-    artifact = load_artifact(artifact_folder)
-    probs = Predictor(artifact).predict_probs(selection.validation.images_NCHW)
-    probs[3] += [0.01, -0.01, 0]
-    with pytest.raises(RunError, match="ONNX Runtime against PyTorch.*by up to 0.01.*image 3"):
-        verify.check_graph(
-            artifact.model, probs, artifact.manifest, selection.validation, artifact_folder
-        )
+@pytest.mark.parametrize(
+    "writer, file", [("onnx.export_onnx", "model.onnx"), ("program.save_program", "model.pt2")]
+)
+def test_a_sabotaged_graph_is_an_error_and_nothing_is_written(
+    tmp_path, selection, monkeypatch, writer, file
+):
+    """The file is written with weights that are not the members'."""
+    from raysearch.ensemble import onnx, program
+
+    module, name = {"onnx": onnx, "program": program}[writer.split(".")[0]], writer.split(".")[1]
+    write = getattr(module, name)
+
+    def sabotage(program, *arguments):
+        weights = [tensor for tensor in program.state_dict.values() if tensor.ndim > 1]
+        for tensor in weights:
+            tensor.data *= 1.01
+        write(program, *arguments)
+        for tensor in weights:
+            tensor.data /= 1.01
+
+    monkeypatch.setattr(module, name, sabotage)
+    with pytest.raises(RunError, match=f"check '{file} against PyTorch': .*differ by up to"):
+        selection.write(tmp_path / "ensemble")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tiny_probability_that_moves_the_log_loss_is_an_error(tmp_path):
+    torch_VK = np.array([[1 - 1e-6, 1e-6]], np.float32)
+    onnx_VK = np.array([[1 - 5e-5, 5e-5]], np.float32)
+    failure = verify._Failure(("a", "b"), tmp_path)
+    failure.unless_close("alone", onnx_VK, torch_VK, verify.EXPORT_TOLERANCE)
+    with pytest.raises(RunError, match=r"log loss 9\.90\d+ against 13\.81\d+"):
+        verify._check_same(failure, "model.onnx", onnx_VK, torch_VK, np.array([1]))
 
 
 def test_labels_may_differ_only_where_the_top_two_tie(tmp_path):
     failure = verify._Failure(("a", "b"), tmp_path)
     torch_VK, onnx_VK = np.array([[0.50004, 0.49996]]), np.array([[0.49999, 0.50001]])
-    failure.unless_same_label(onnx_VK, torch_VK, 2e-4)
+    failure.unless_same_label("labels", onnx_VK, torch_VK, 2e-4)
     with pytest.raises(RunError, match="1 images differ, the first is validation image 0"):
-        failure.unless_same_label(onnx_VK, torch_VK, 1e-5)
+        failure.unless_same_label("labels", onnx_VK, torch_VK, 1e-5)
+
+
+PROGRAM_ALONE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("raysearch", "timm"):
+            raise ImportError(name)
+
+sys.meta_path.insert(0, Blocked())
+import numpy, torch
+unpickled = []
+sys.addaudithook(lambda event, about: event == "pickle.find_class" and unpickled.append(about))
+program = torch.export.load("model.pt2").module()
+images = torch.from_numpy(numpy.load(sys.argv[1]))
+found = torch.cat([program(images[:1]), program(images[1:])])
+numpy.save(sys.argv[2], found.detach().numpy())
+assert not unpickled, unpickled
+"""
+
+
+def test_pytorch_alone_runs_the_program_without_unpickling(tmp_path, artifact_folder, selection):
+    images, found = tmp_path / "images.npy", tmp_path / "found.npy"
+    np.save(images, selection.validation.images_NCHW)
+    subprocess.run(
+        [sys.executable, "-c", PROGRAM_ALONE, images, found], cwd=artifact_folder, check=True
+    )
+    expected = Predictor(artifact_folder).predict_probs(selection.validation.images_NCHW)
+    assert np.abs(np.load(found) - expected).max() < 1e-5
 
 
 def test_rounding_of_tiny_probabilities_under_a_high_temperature_is_not_a_failure():
@@ -221,7 +267,7 @@ def test_exported_preprocessing_equals_torch(tmp_path, rng, shape, side, normali
     backbone = Backbone(Preprocess(normalize, side, *statistics), pooled, mirror=True)
     network = EnsembleNetwork([backbone], [Vote(0, True, 1.0, 1.5)], 0.9)
     path = tmp_path / "model.onnx"
-    export_onnx(network, shape, path, {})
+    export_onnx(export_program(network, shape), path, {})
     images = rng.integers(0, 256, (9, *shape), dtype=np.uint8)
     found = run_session(open_session(path, shape, 5), images, 4)
     with torch.no_grad():

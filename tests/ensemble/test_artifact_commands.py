@@ -3,9 +3,11 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -17,15 +19,19 @@ from small_ensembles import CLASSES
 
 import raysearch as package
 from raysearch.data.shards import open_shards
-from raysearch.ensemble.inputs import read_batches, read_images
+from raysearch.ensemble.inputs import Input, batches_of, read_images
 from raysearch.ensemble.predictor import Predictor
 
+PROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+TRAINING = {
+    re.match(r"[\w-]+", requirement)[0] for requirement in PROJECT["optional-dependencies"]["train"]
+} - {"raysearch"}
 BLOCKED = """
 import sys
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {modules!r}:
-            raise ImportError(f"{{name}} is blocked")
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
 sys.meta_path.insert(0, Blocker())
 from raysearch.cli import main
 main()
@@ -33,8 +39,8 @@ main()
 
 
 def raysearch(*arguments, cwd=None):
-    """Run the command line in a new process in which Ray, torch and others do not import."""
-    code = BLOCKED.format(modules={"ray", "torch", "optuna", "timm"})
+    """Run the command line in a new process where nothing that only training needs imports."""
+    code = BLOCKED.format(modules=TRAINING)
     return subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,
@@ -135,6 +141,7 @@ def test_predict_json_and_csv_agree_with_the_predictor(
         assert row["label"] == CLASSES[probs.argmax()]
         assert row["probability"] == max(row["probabilities"].values())
     assert "broken.png is left out" in done.stderr and "notes.txt" not in done.stderr
+    assert re.search(r"5 images in \d+\.\d+ s, \d+ a second .*; 1 left out", done.stderr)
     with open(table, newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == ["file", "label", "probability", *CLASSES]
@@ -153,11 +160,12 @@ def test_predict_reads_a_zip_as_its_folder(artifact_folder, photos):
         file.writestr("../escape.png", (photos / "0.png").read_bytes())
     rejected = []
     shape = Predictor(artifact_folder).shape
-    by_zip = dict(read_images([archive], shape, lambda *why: rejected.append(why)))
-    by_folder = dict(read_images([photos], shape, lambda *why: None))
+    by_zip = list(read_images([archive], shape, lambda *why: rejected.append(why)))
+    by_folder = list(read_images([photos], shape, lambda *why: None))
     assert len(by_zip) == len(by_folder) == 5
-    for name, image in by_folder.items():
-        np.testing.assert_array_equal(by_zip[name], image)
+    for zipped, plain in zip(by_zip, by_folder, strict=True):
+        assert zipped.name == plain.name
+        np.testing.assert_array_equal(zipped.pixels, plain.pixels)
     assert {name.split("/")[-1] for name, _ in rejected} == {"escape.png", "broken.png"}
 
 
@@ -233,7 +241,8 @@ def test_images_of_every_kind_come_out_in_the_shape_of_the_ensemble(tmp_path, rn
     turned[0x0112] = 6
     picture.save(tmp_path / "turned.png", exif=turned)
     for channels in (1, 3):
-        found = dict(read_images([tmp_path], (channels, 20, 20), pytest.fail))
+        images = read_images([tmp_path], (channels, 20, 20), pytest.fail)
+        found = {image.name: image.pixels for image in images}
         assert len(found) == 7
         assert all(
             image.dtype == np.uint8 and image.shape == (channels, 20, 20)
@@ -244,8 +253,15 @@ def test_images_of_every_kind_come_out_in_the_shape_of_the_ensemble(tmp_path, rn
     np.testing.assert_array_equal(turned, np.rot90(wide, -1).transpose(2, 0, 1))
 
 
-def test_batches_hold_every_image_once_in_order(rng):
-    images = [(str(i), np.full((1, 2, 2), i, np.uint8)) for i in range(7)]
-    batches = list(read_batches(iter(images), 3))
-    assert [len(names) for names, _ in batches] == [3, 3, 1]
-    assert np.concatenate([pixels for _, pixels in batches])[:, 0, 0, 0].tolist() == list(range(7))
+def test_batches_hold_every_image_once_in_order():
+    images = [Input(str(i), np.full((1, 2, 2), i, np.uint8)) for i in range(7)]
+    batches = list(batches_of(iter(images), 3))
+    assert [len(batch) for batch in batches] == [3, 3, 1]
+    assert [image for batch in batches for image in batch] == images
+
+
+def test_a_command_whose_package_is_missing_says_what_to_install(artifact_folder, tmp_path):
+    assert {"torch", "ray", "timm", "optuna", "pandas", "onnx"} <= TRAINING
+    done = raysearch("train", tmp_path / "config.yaml", "--data", tmp_path)
+    assert done.returncode == 1 and "pip install 'raysearch[train]'" in done.stderr
+    assert "Traceback" not in done.stderr

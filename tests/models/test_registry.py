@@ -123,10 +123,10 @@ def test_parameters_are_those_of_the_publication(options, parameters):
     assert count_parameters(build(options)) == parameters
 
 
-def test_frozen_parameters_are_not_counted():
+def test_frozen_parameters_count_too():
     network = build({"name": "mlp", "hidden": [10]})
     network[-1].requires_grad_(False)
-    assert count_parameters(network) == 2304 * 10 + 10
+    assert count_parameters(network) == 2304 * 10 + 10 + 10 * 7 + 7
 
 
 @pytest.mark.parametrize(

@@ -4,12 +4,15 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
+from raysearch.models.registry import BUILDERS, build_model
 from raysearch.space import load_space
 
 NUMBERS = {  # field: (low, high) of what it may be, and whether it is a whole number
@@ -95,6 +98,16 @@ def load(tmp_path_factory):
         return load_space(path)
 
     return load
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_dropout_of_every_network_of_our_own_can_be_searched(load, name):
+    space = load({"model": {"name": name, "dropout": {"float": [0.1, 0.5]}}})
+    config = space.build({"model.dropout": 0.37}, epochs=1, seed=0)
+    with torch.device("meta"):
+        network = build_model(config.model, 1, 7, config.image_size)
+    kinds = (nn.Dropout, nn.Dropout2d)
+    assert 0.37 in {layer.p for layer in network.modules() if isinstance(layer, kinds)}
 
 
 @settings(max_examples=60, deadline=None)
