@@ -140,8 +140,8 @@ def study(source: str, libraries: Iterator[tuple]) -> list[dict]:
 
 
 def row(source: str, images: int, candidates: int, method: str, values: np.ndarray) -> dict:
-    mean = values.mean(axis=0)
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(values))
+    mean = values.mean(axis=0).tolist()
+    error = (values.std(axis=0, ddof=1) / np.sqrt(len(values))).tolist()
     return {
         "library": source,
         "candidates": candidates,

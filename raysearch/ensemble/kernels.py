@@ -148,16 +148,16 @@ def _fixed(p):
 
 @nb.njit(cache=True, nogil=True)
 def count_right_with(margins_PN, low_P, high_P, needed_P, first_A, weight_A):
-    """``right_N`` int64: weight of the samples whose margin reaches ``needed_P`` int64 against
-    every rival.
+    """``right_N`` float64: summed ``weight_A`` of the samples whose margin reaches ``needed_P``
+    int64 against every rival.
 
     Rivals that no candidate can let win, and samples that no candidate can save, are skipped on
     their bounds alone; some 2% of the comparisons remain.
     """
     N = margins_PN.shape[1]
-    right_N = np.zeros(N, np.int64)
+    right_N = np.zeros(N)
     beaten_N = np.empty(N, np.uint8)
-    always = 0
+    always = 0.0
     for a in range(len(weight_A)):
         undecided, lost = 0, False
         for p in range(first_A[a], first_A[a + 1]):
@@ -201,11 +201,10 @@ def class_bounds(probs_NVK):
 @nb.njit(cache=True, nogil=True)
 def settled_samples(total_VK, low_VK, high_VK, labels_V, weight_V):
     """Which samples no candidate can flip: ``open_A`` indices of the rest, and of the settled ones
-    ``hits_K`` (predicted rightly) and ``predicted_K``, weights per class (int64)."""
+    ``hits_K`` (predicted rightly) and ``predicted_K``, weights per class."""
     V, K = total_VK.shape
     open_V = np.empty(V, np.int64)
-    hits_K = np.zeros(K, np.int64)
-    predicted_K = np.zeros(K, np.int64)
+    hits_K, predicted_K = np.zeros(K), np.zeros(K)
     n_open = 0
     for v in range(V):
         top = np.argmax(total_VK[v] + low_VK[v])
@@ -225,11 +224,10 @@ def settled_samples(total_VK, low_VK, high_VK, labels_V, weight_V):
 
 @nb.njit(cache=True, nogil=True)
 def count_classes_with(probs_NVK, total_VK, labels_V, weight_V, open_A):
-    """``hits_NK`` and ``predicted_NK`` int64 over the samples ``open_A`` when each candidate is
+    """``hits_NK`` and ``predicted_NK``, weights, over the samples ``open_A`` when each candidate is
     added to ``total_VK`` float64; the lowest class wins a tie."""
     N, _, K = probs_NVK.shape
-    hits_NK = np.zeros((N, K), np.int64)
-    predicted_NK = np.zeros((N, K), np.int64)
+    hits_NK, predicted_NK = np.zeros((N, K)), np.zeros((N, K))
     for n in range(N):
         for v in open_A:
             top, largest = 0, total_VK[v, 0] + probs_NVK[n, v, 0]

@@ -2,7 +2,8 @@
 
 `reset` empties it, `add` adds a candidate, `losses` says what adding each one would give, lower is
 better; ``sign`` times that is the score in its own direction. Samples count the same, or by
-``weights_V`` (at least 0). Right predictions are counted in whole numbers, so that ties are exact.
+``weights_V`` (at least 0). Without weights, right predictions are counted in whole numbers, so that
+ties are exact.
 """
 
 from typing import Protocol
@@ -13,7 +14,6 @@ from numpy.typing import NDArray
 from raysearch.ensemble import kernels
 
 _ROW_SUM_TOLERANCE = 1e-2
-_WEIGHT_UNIT = 2**30
 
 
 class Objective(Protocol):
@@ -78,7 +78,7 @@ class Accuracy:
         labels_V: NDArray[np.int64],
         weights_V: NDArray[np.float64] | None = None,
     ):
-        counts_V = _whole_numbers(weights_V, len(labels_V))
+        counts_V = _counts(weights_V, len(labels_V))
         low_VK, high_VK = kernels.margin_bounds(probs_NVK, labels_V)
         classes = np.arange(probs_NVK.shape[2])
         # A rival of lower index wins a tie, so the true class must lead it by one unit.
@@ -123,10 +123,9 @@ class MacroF1:
         weights_V: NDArray[np.float64] | None = None,
     ):
         self.probs_NVK, self.labels_V = probs_NVK, labels_V
-        self.counts_V = _whole_numbers(weights_V, len(labels_V))
+        self.counts_V = _counts(weights_V, len(labels_V))
         self.bounds = kernels.class_bounds(probs_NVK)
-        self.support_K = np.zeros(probs_NVK.shape[2], np.int64)
-        np.add.at(self.support_K, labels_V, self.counts_V)
+        self.support_K = np.bincount(labels_V, self.counts_V, minlength=probs_NVK.shape[2])
 
     def reset(self) -> None:
         self.total_VK = np.zeros(self.probs_NVK.shape[1:])
@@ -139,15 +138,14 @@ class MacroF1:
             self.probs_NVK, self.total_VK, self.labels_V, self.counts_V, open_A
         )
         whole_NK = predicted_NK + predicted_K + self.support_K
-        f1_N = (2 * (hits_NK + hits_K) / np.maximum(whole_NK, 1)).mean(axis=1)
-        return -f1_N[candidates_I]
+        f1_NK = np.zeros(whole_NK.shape)
+        np.divide(2 * (hits_NK + hits_K), whole_NK, out=f1_NK, where=whole_NK > 0)
+        return -f1_NK.mean(axis=1)[candidates_I]
 
     def add(self, n: int) -> None:
         self.total_VK += self.probs_NVK[n]
 
 
-def _whole_numbers(weights_V: NDArray[np.float64] | None, samples: int) -> NDArray[np.int64]:
-    """Weights to count with: sums of them are exact."""
-    if weights_V is None:
-        return np.ones(samples, np.int64)
-    return np.rint(weights_V / weights_V.max() * _WEIGHT_UNIT).astype(np.int64)
+def _counts(weights_V: NDArray[np.float64] | None, samples: int) -> NDArray[np.float64]:
+    """How often each sample counts: 1 on average, and 1 exactly where there are no weights."""
+    return np.ones(samples) if weights_V is None else weights_V / weights_V.mean()
