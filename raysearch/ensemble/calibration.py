@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 from numpy.typing import NDArray
 
+from raysearch.ensemble.kernels import on_all_threads
 from raysearch.metrics import PROBABILITY_FLOOR, log_loss
 
 LOWEST, HIGHEST = 1 / 16, 16.0
@@ -53,7 +54,7 @@ def sharpen(probs_VK: NDArray, temperature: float) -> NDArray[np.float32]:
     return out_VK
 
 
-@nb.njit(parallel=True, cache=True)
+@on_all_threads
 def _fit_all(probs_NVK, labels_V):
     inverse_N = np.empty(len(probs_NVK))
     for n in nb.prange(len(probs_NVK)):
@@ -113,7 +114,7 @@ def _derivatives(leads_VK, b):
     return slope, curvature
 
 
-@nb.njit(parallel=True, cache=True)
+@on_all_threads
 def _power_all(probs_NVK, inverse_N):
     out_NVK = np.empty(probs_NVK.shape, np.float32)
     for n in nb.prange(len(probs_NVK)):

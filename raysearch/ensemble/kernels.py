@@ -6,6 +6,10 @@ between threads would cost a scheduler's time slice where training owns the core
 output element is computed by one thread in one order: results do not depend on their number.
 """
 
+import functools
+import threading
+from collections.abc import Callable
+
 import numba as nb
 import numpy as np
 
@@ -14,13 +18,27 @@ from raysearch.metrics import PROBABILITY_FLOOR
 UNIT = 2**24
 """Fixed-point units in a probability of 1: every float16 is a whole number of them."""
 
+_one_at_a_time = threading.Lock()
 _LANES = 128
 _FACTORS_PER_LOG = 32
 _MANTISSA, _ONE, _LOG_2 = 2**52 - 1, 1023 << 52, float(np.log(2))
 _BLOCK = 64
 
 
-@nb.njit(parallel=True, cache=True)
+def on_all_threads(function: Callable) -> Callable:
+    """Compile a parallel kernel that one Python thread may run at a time: the pool that numba
+    falls back to where the machine has no OpenMP ends the process when two meet in it."""
+    compiled = nb.njit(parallel=True, cache=True)(function)
+
+    @functools.wraps(function)
+    def guarded(*arrays):
+        with _one_at_a_time:
+            return compiled(*arrays)
+
+    return guarded
+
+
+@on_all_threads
 def gather_truth(probs_NVK, labels_V, tolerance):
     """``truth_NV`` float32, the true class's probability, and ``bad_N`` int64: 1 + the first
     sample whose row is no distribution (NaN, negative, sum off 1 by ``tolerance``), or 0."""
@@ -99,7 +117,7 @@ def weighted_log_loss_with(truth_NV, total_V, members, candidates_I, weight_V):
     return loss_I
 
 
-@nb.njit(parallel=True, cache=True)
+@on_all_threads
 def margin_bounds(probs_NVK, labels_V):
     """``low_VK`` and ``high_VK`` int32: over the candidates, the least and largest lead of the true
     class over each class, in `UNIT`."""
@@ -123,7 +141,7 @@ def margin_bounds(probs_NVK, labels_V):
     return low_VK, high_VK
 
 
-@nb.njit(parallel=True, cache=True)
+@on_all_threads
 def gather_margins(probs_NVK, labels_V, sample_A, first_A, rival_P):
     """``margins_PN`` int32: each candidate's lead of the true class over ``rival_P``, in `UNIT`.
 
@@ -181,7 +199,7 @@ def count_right_with(margins_PN, low_P, high_P, needed_P, first_A, weight_A):
     return right_N + always
 
 
-@nb.njit(parallel=True, cache=True)
+@on_all_threads
 def class_bounds(probs_NVK):
     """Least and largest probability over the candidates, ``low_VK`` and ``high_VK`` float32."""
     N, V, K = probs_NVK.shape

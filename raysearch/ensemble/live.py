@@ -51,7 +51,7 @@ class LiveLibrary:
     def __init__(self, shards: Shards):
         self.shards = shards
         self.labels_V = np.ascontiguousarray(shards.split("validation").labels_N, np.int64)
-        self.parts: dict[int, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
+        self.parts: dict[Path, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
 
     def add(self, folder: TrialFolder) -> None:
         """Read a trial, or read it again; one without usable probabilities adds nothing."""
@@ -60,14 +60,15 @@ class LiveLibrary:
             return
         probs_MVK = np.stack([normalized(probs_VK) for _, probs_VK in read.candidates])
         temperature_M = fit_temperatures(probs_MVK, self.labels_V)
-        self.parts[read.record.trial] = calibrate(probs_MVK, temperature_M), temperature_M
+        self.parts[folder.path] = calibrate(probs_MVK, temperature_M), temperature_M
 
     def score(self, steps: int = 25) -> LiveScore | None:
-        """Select from all trials so far; None where there is none."""
-        if not self.parts:
+        """Select from all trials so far whose weights were kept; None where there is none."""
+        parts = [part for path, part in self.parts.items() if TrialFolder(path).best.is_dir()]
+        if not parts:
             return None
-        calibrated_NVK = np.concatenate([probs for probs, _ in self.parts.values()])
-        temperature_N = np.concatenate([found for _, found in self.parts.values()])
+        calibrated_NVK = np.concatenate([probs_MVK for probs_MVK, _ in parts])
+        temperature_N = np.concatenate([temperature_M for _, temperature_M in parts])
         ensemble = combine(calibrated_NVK, temperature_N, self.labels_V, steps=steps)
         probs_VK = ensemble.predict_calibrated(calibrated_NVK)
         return LiveScore(

@@ -48,14 +48,28 @@ def test_trial_without_usable_probabilities_adds_nothing(made, tmp_path):
     assert library.score() is None
 
 
-def test_thousand_candidates_are_joined_by_a_trial_and_selected_from_in_a_second_of_work(made):
+def test_trial_whose_weights_were_removed_is_no_longer_selected(made, tmp_path):
+    data, run = made
+    shutil.copytree(run, tmp_path / "run")
+    library = live.LiveLibrary(open_shards(data))
+    for trial in (0, 1):
+        library.add(trial_folder(tmp_path / "run", trial))
+    assert library.score().candidates == 8
+    shutil.rmtree(trial_folder(tmp_path / "run", 0).best)
+    assert library.score().candidates == 4
+
+
+def test_thousand_candidates_are_joined_by_a_trial_and_selected_from_in_a_second_of_work(
+    made, tmp_path
+):
     """CPU time, so that a busy machine does not fail it; FER2013's number of images."""
     rng = np.random.default_rng(0)
     library = live.LiveLibrary(open_shards(made[0]))
     library.labels_V = rng.integers(0, 7, 3589)
     for trial in range(250):
         probs_MVK = rng.dirichlet(np.ones(7), (4, 3589)).astype(np.float32)
-        library.parts[trial] = probs_MVK, np.ones(4)
+        (tmp_path / str(trial) / "best").mkdir(parents=True)
+        library.parts[tmp_path / str(trial)] = probs_MVK, np.ones(4)
     begin = time.process_time()
     assert library.score().candidates == 1000
     assert time.process_time() - begin < 1.5
