@@ -1,17 +1,21 @@
 """Time greedy selection beside the usual way, one metric call per candidate and step.
 
     python benchmarks/selection.py [--candidates 1000] [--peer-steps 3] [--out FILE]
+    python benchmarks/selection.py --scale [--out FILE]
 
 Ours counts everything from the probabilities to the weights. The peers are a loop over NumPy
 metrics, and AutoGluon's EnsembleSelection where `autogluon.core` can be imported. Each of a
 peer's steps is the same work, so it is timed over the first few and scaled to all of them; the
 table says over how many. All programs run in turn in one process, on synthetic probabilities.
+
+With ``--scale``: seconds and memory of ours alone for libraries of up to 10,000 candidates.
 """
 
 import argparse
 import csv
 import os
 import platform
+import resource
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -24,6 +28,8 @@ import numpy as np
 from raysearch import metrics
 from raysearch.ensemble.selection import select
 
+DEFAULT_OUT = "results/selection.csv"
+SIZES = (500, 1000, 2000, 5000, 10_000)
 SHARES_K = np.array([0.13, 0.015, 0.14, 0.25, 0.165, 0.12, 0.18])  # of FER2013's classes
 
 
@@ -115,6 +121,40 @@ def compare(probs_NVK, labels_V, options) -> list[dict]:
     return rows
 
 
+def scale(options) -> list[dict]:
+    """Growing libraries: wall and CPU seconds of a whole selection, cost per candidate and step,
+    and the peak of memory over the library's own size (1: nothing beside it)."""
+    largest_NVK, labels_V = make_library(max(SIZES), options.samples, seed=0)
+    rows = []
+    for candidates in SIZES:
+        probs_NVK = largest_NVK[:candidates]
+        for objective in ("log_loss", "accuracy"):
+            ours(probs_NVK[:50], labels_V, objective, 1)  # compiles
+            before = _memory()
+            wall, cpu = time.perf_counter(), time.process_time()
+            ours(probs_NVK, labels_V, objective, options.steps)
+            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
+            beside = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+            rows.append(
+                {
+                    "objective": objective,
+                    "candidates": candidates,
+                    "seconds": round(wall, 3),
+                    "cpu_seconds": round(cpu, 3),
+                    "cpu_microseconds_per_candidate_and_step": round(
+                        1e6 * cpu / candidates / options.steps, 2
+                    ),
+                    "memory_over_library": round(1 + max(beside, 0) / probs_NVK.nbytes, 2),
+                }
+            )
+    return rows
+
+
+def _memory() -> int:
+    """Bytes resident now."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def _agree(order: list[int], theirs: list[int]) -> str:
     """Leading additions in common, of those that the peer reports (its best prefix)."""
     same = next((i for i, n in enumerate(theirs) if n != order[i]), len(theirs))
@@ -142,11 +182,15 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=7)
     parser.add_argument("--peer-steps", type=int, default=3)
     parser.add_argument("--peer-runs", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("results/selection.csv"))
+    parser.add_argument("--scale", action="store_true")
+    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    probs_NVK, labels_V = make_library(options.candidates, options.samples, seed=0)
     load = os.getloadavg()[0]
-    rows = compare(probs_NVK, labels_V, options)
+    if options.scale:
+        rows = scale(options)
+    else:
+        rows = compare(*make_library(options.candidates, options.samples, seed=0), options)
+    out = options.out or Path("results/selection_scale.csv" if options.scale else DEFAULT_OUT)
     conditions = {
         "candidates": options.candidates,
         "samples": options.samples,
@@ -161,14 +205,14 @@ def main() -> None:
         "numba": metadata.version("numba"),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with open(options.out, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [*rows[0], *conditions])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with open(out, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, conditions | rows[0])
         writer.writeheader()
-        writer.writerows(row | conditions for row in rows)
+        writer.writerows(conditions | row for row in rows)
     for row in rows:
         print({key: value for key, value in row.items() if value != ""})
-    print(options.out)
+    print(out)
 
 
 if __name__ == "__main__":

@@ -142,8 +142,8 @@ class TrainConfig(_Part):
     """Train through `torch.compile`, with the same results to rounding; needs a compiler on the
     machine (C++ for a CPU, C for a GPU) and up to a minute in the first step."""
     images_on: Literal["auto", "device", "host"] = "auto"
-    """Where training images wait: on the device, or in the host's memory map. auto is the device
-    where they fit."""
+    """Where images wait: on the device, or in the host's memory map, from which they are fed to it
+    with the same result. auto is the device where they take less than half of its free memory."""
     seed: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("init_from")

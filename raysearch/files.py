@@ -4,12 +4,16 @@ import ctypes
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+"""Names that `atomic_path` gives."""
 
 
 def sync(path: Path) -> None:
@@ -34,6 +38,15 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path | str) -> list[Path]:
+    """Remove the temporary files anywhere under ``folder`` that killed writers left, and return
+    them. Nobody may be writing there."""
+    stale = [p for p in Path(folder).rglob(".*.tmp") if _TEMPORARY.fullmatch(p.name)]
+    for path in stale:
+        path.unlink(missing_ok=True)
+    return stale
 
 
 def write_text(path: Path | str, text: str) -> None:

@@ -4,33 +4,37 @@ Each stage reads the last one's folder, so that `resume` is the same path entere
 """
 
 import os
-import platform
-import secrets
-import subprocess
 import sys
 import time
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rich.console import Console
 
-from raysearch import __version__
 from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
-from raysearch.errors import ArtifactError, ConfigError, RunError
-from raysearch.files import write_json, write_text
-from raysearch.search.plan import Estimate, Plan, estimate, free_disk, local_resources, make_plan
-from raysearch.space import SearchSpace, load_space
+from raysearch.errors import RunError
+from raysearch.files import remove_stale, write_json
+from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
+from raysearch.search.plan import (
+    Estimate,
+    Plan,
+    check_disk,
+    estimate,
+    free_disk,
+    local_resources,
+    make_plan,
+)
+from raysearch.space import SearchSpace
 from raysearch.train.trial import trial_folders
 from raysearch.yamlfile import parse_yaml
 
 ENDING_SHARE, ENDING_SECONDS = 0.1, (20, 300)
 """Part of a time budget that is kept for selection, export and report, and its bounds."""
+ENDING_GROWTH, ENDING_FIXED = 1.5, 10
+"""The same from a measured selection and export: a factor on it, and seconds for the rest."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Limits:
     workers_per_trial: int = 1
     concurrent: int | None = None
     executor: str | None = None
+    keep: int | None = None
+    max_disk: int | None = None
+    trial_timeout: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,40 +86,21 @@ def prepare(
         workers_per_trial=limits.workers_per_trial,
         concurrent=limits.concurrent,
         executor=limits.executor,
+        keep=limits.keep,
+        max_disk=limits.max_disk,
+        trial_timeout=limits.trial_timeout,
     )
+    dataset = _open_dataset(space, folder)
+    check_disk(space, plan, dataset)
     return Prepared(
         space=space,
         data=folder,
         synthetic=shards.manifest["source"].get("found") == "synthetic",
-        dataset=_open_dataset(space, folder),
+        dataset=dataset,
         plan=plan,
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
     )
-
-
-def check_starts(prepared: Prepared) -> None:
-    """Read all weights that trials can start from, and hold them against their networks, so that
-    no trial fails for them; a hub is asked here first. Says on stderr what was found.
-
-    Raises `ConfigError` or `RunError`.
-    """
-    from raysearch.models.registry import check_model
-    from raysearch.train.start import POINTLESS, fit_start, is_pointless, read_start, start_field
-
-    channels, classes = prepared.dataset.shape[0], prepared.dataset.classes
-    distinct = {
-        (train.model.model_dump_json(), train.image_size, train.pretrained, train.init_from): train
-        for train in prepared.space.starts
-        if start_field(train)
-    }
-    for train in distinct.values():
-        weights = read_start(train)
-        network = check_model(train.model, train.image_size, channels, len(classes))
-        fitted = fit_start(weights, train, channels, classes, network)
-        print(f"{train.model.name} starts from {weights.source}: {fitted}", file=sys.stderr)
-    if any(is_pointless(train) for train in prepared.space.starts):
-        print(POINTLESS, file=sys.stderr)
 
 
 def _open_dataset(space: SearchSpace, folder: Path) -> Dataset:
@@ -148,51 +136,26 @@ def is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 
-def start_run(prepared: Prepared, run: Path, command: list[str], limits: Limits) -> None:
-    """Make the run's folder with run.yaml and space.yaml in it."""
-    write_text(run / "space.yaml", prepared.space.source_text)
-    description = {
-        "command": " ".join(command),
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "space": prepared.space.path.name,
-        "space_folder": str(prepared.space.folder),
-        "data": str(prepared.data),
-        "data_source": "synthetic" if prepared.synthetic else "given",
-        "data_fingerprint": prepared.dataset.fingerprint,
-        "classes": list(prepared.dataset.classes),
-        "seed": prepared.seed,
-        "limits": vars(limits),
-        "versions": versions(),
-        "git_commit": git_commit(),
-        "hardware": hardware(),
-    }
-    write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
-
-
-def read_run(run: Path) -> dict[str, Any]:
-    """run.yaml of a run; raises `ArtifactError` where ``run`` is not one."""
-    try:
-        description = yaml.safe_load((run / "run.yaml").read_text(encoding="utf-8"))
-        return dict(description)
-    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise ArtifactError(
-            f"{run} is not a run of `raysearch tune`: run.yaml cannot be read ({error})."
-        ) from None
-
-
 def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> dict[str, Any]:
     """Search, select, export and report in the folder ``run``; what is already there is kept.
 
     ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
-    Returns what `summarize` prints. Raises `RunError` where no trial finished an epoch.
+    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch, or
+    another process is working on ``run``.
     """
+    from raysearch.search.lock import locked
+
+    with locked(run):
+        remove_stale(run)
+        return _execute(prepared, run, begin, console)
+
+
+def _execute(prepared: Prepared, run: Path, begin: float, console: Console) -> dict[str, Any]:
     from raysearch.search.cluster import ray_cluster
 
-    deadline = None
-    if prepared.time_budget is not None:
-        low, high = ENDING_SECONDS
-        ending = min(max(prepared.time_budget * ENDING_SHARE, low), high)
-        deadline = begin + max(prepared.time_budget - ending, 1.0)
+    deadline, budget = None, prepared.time_budget
+    if budget is not None:
+        deadline = begin + max(budget - ending_seconds(budget, run), 1.0)
     with ray_cluster(prepared.plan.threads):
         from raysearch.search.tuner import run_search
 
@@ -205,16 +168,33 @@ def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> di
             deadline=deadline,
             console=console,
         )
+    searched = time.monotonic()
     ensemble = conclude(run, console)
     return {
         "run": str(run),
         "synthetic": prepared.synthetic,
         "trials": end.statuses,
         "interrupted": end.interrupted,
+        "aborted": end.aborted,
         "search_seconds": end.seconds,
+        "ending_seconds": time.monotonic() - searched,
         "seconds": time.monotonic() - begin,
         "ensemble": ensemble,
     }
+
+
+def ending_seconds(budget: float, run: Path | None = None) -> float:
+    """Part of a time budget to keep for the end of Ray, selection, export and report.
+
+    What selection and export took when ``run`` was last concluded is the best guess where it
+    has been; they take longer with more trials.
+    """
+    low, high = ENDING_SECONDS
+    planned = min(max(budget * ENDING_SHARE, low), high)
+    measured = read_object(run / ENSEMBLE_REPORT).get("seconds") if run else None
+    if isinstance(measured, int | float):
+        planned = max(low, ENDING_GROWTH * measured + ENDING_FIXED)
+    return min(planned, budget / 2)
 
 
 def conclude(run: Path, console: Console) -> dict[str, Any]:
@@ -232,7 +212,7 @@ def conclude(run: Path, console: Console) -> dict[str, Any]:
         soft_wrap=True,
     )
     report = build_ensemble(run).to_json()
-    write_json(run / "ensemble_report.json", report)
+    write_json(run / ENSEMBLE_REPORT, report)
     write_report(run)
     return report
 
@@ -259,65 +239,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         **vars(prepared.plan),
         "epochs_in_all": prepared.plan.trial_epochs,
         "time_budget_seconds": prepared.time_budget,
+        "ending_seconds": prepared.time_budget and ending_seconds(prepared.time_budget),
         "estimate": expected.to_json(),
         "disk_free_bytes": free_disk(prepared.data),
     }
-
-
-def resume(run: Path, trials: int | None, time_budget: float | None) -> tuple[Prepared, bool]:
-    """What `execute` needs to go on with ``run``, and whether anything is left to do."""
-    description = read_run(run)
-    folder = Path(description.get("space_folder", run))
-    space = load_space(run / "space.yaml", folder=folder, look=False)
-    limits = Limits(**description["limits"])
-    limits = replace(
-        limits, trials=trials or limits.trials, time_budget=time_budget or limits.time_budget
-    )
-    data = Path(description["data"])
-    prepared = prepare(space, str(data), limits, description["seed"], data)
-    if prepared.dataset.fingerprint != description["data_fingerprint"]:
-        raise ConfigError(
-            f"The data in {data} has changed since {run} began (fingerprint "
-            f"{prepared.dataset.fingerprint}, was {description['data_fingerprint']}). "
-            "Scores on the two cannot be compared: start a new run."
-        )
-    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
-    if len(statuses) < prepared.plan.trials:
-        check_starts(prepared)
-    unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
-    return prepared, unfinished or len(statuses) < prepared.plan.trials
-
-
-def new_run_name(data: Path | str | None, space: SearchSpace) -> str:
-    """``<data>-<space>-<UTC time>-<4 hex>``."""
-    stem = "synthetic" if data is None else Path(data).name.split(".")[0]
-    moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    return f"{stem}-{space.path.stem}-{moment}-{secrets.token_hex(2)}"
-
-
-def versions() -> dict[str, str]:
-    names = ("torch", "ray", "optuna", "timm", "pyarrow", "numpy")
-    found = {"raysearch": __version__, "python": platform.python_version()}
-    for name in names:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
-
-
-def git_commit() -> str:
-    """Commit of the checkout that raysearch runs from, or ""."""
-    here = Path(__file__).parent
-    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-def hardware() -> dict[str, Any]:
-    import torch
-
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}

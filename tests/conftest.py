@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import settings
+from photographs import write_photographs
+from typer.testing import CliRunner
 
 # A busy machine must not fail a test that is only slow.
 settings.register_profile("raysearch", deadline=None)
@@ -30,6 +32,29 @@ def fer2013_zip() -> Path:
     return archive
 
 
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory) -> Path:
+    """1,000 colour pictures of mixed sizes in six class folders."""
+    return write_photographs(tmp_path_factory.mktemp("photographs") / "photos")
+
+
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def run_command():
+    """``run_command(*arguments)``: a command of raysearch, run here; a failure is raised."""
+    from raysearch.cli import _register, app
+
+    if not app.registered_commands:
+        _register()
+
+    def run(*arguments: object):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        if result.exception is not None:
+            raise result.exception
+        return result
+
+    return run

@@ -15,6 +15,7 @@ from raysearch.configfile import load_train_config
 from raysearch.errors import ConfigError
 from raysearch.models.registry import build_model
 from raysearch.space import resolve_config, shipped, shipped_baselines
+from raysearch.train.penalty import strengths
 
 FOLDER = Path(__file__).parents[1] / "search_spaces" / "baselines"
 README = (FOLDER / "README.md").read_text(encoding="utf-8")
@@ -86,6 +87,22 @@ def test_weights_carried_over_are_of_a_baseline_of_the_same_network(name):
     if config.init_from:
         before = load(Path(config.init_from).stem)
         assert before.model == config.model
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("p1_dexpression_augmented", {"stem.0.weight", "classifier.weight"}),
+        ("p3_cnn_48_16", {"blocks.0.weight", "blocks.4.weight"}),
+        ("p3_cnn_96_48", {"blocks.0.weight", "blocks.4.weight"}),
+        ("p3_cnn_96_256_384", {"blocks.0.weight", "blocks.5.weight", "blocks.10.weight"}),
+    ],
+)
+def test_l2_by_name_reaches_what_the_comment_says(name, expected):
+    config = load(name)
+    with torch.device("meta"):
+        network = build_model(config.model, 1, 7, 48)
+    assert {n for n, strength in strengths(config.l2, network).items() if strength} == expected
 
 
 def test_baseline_is_found_by_name():

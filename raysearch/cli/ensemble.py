@@ -21,12 +21,20 @@ def ensemble(
     max_members: Annotated[
         int | None, typer.Option(min=1, help="Distinct candidates at most.")
     ] = None,
+    max_params: Annotated[
+        str | None, typer.Option(help="Parameters of all members at most, e.g. 800k or 5M.")
+    ] = None,
+    max_latency_ms: Annotated[
+        float | None,
+        typer.Option(min=0, help="Milliseconds for one image at most, on this machine's CPU."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Select the best weighted ensemble of a run's trials and export it to RUN/ensemble."""
     from rich.console import Console
 
     from raysearch.ensemble.build import build_ensemble
+    from raysearch.ensemble.cost import Budget, parse_count
     from raysearch.ensemble.selection import OBJECTIVES
     from raysearch.files import write_json
 
@@ -39,6 +47,7 @@ def ensemble(
         run,
         objective=objective,
         max_members=max_members,
+        budget=Budget(parse_count(max_params) if max_params else None, max_latency_ms),
         on_progress=lambda line: stderr.print(line, highlight=False, markup=False),
     )
     write_json(run / "ensemble_report.json", report.to_json())

@@ -122,22 +122,20 @@ def check_splits(shards: Shards) -> None:
 
 def load_split(split: Split, device: torch.device, place: Place) -> TensorSplit:
     """Raises `RunError` where the images are to be on the device and do not fit."""
-    images = HostImages(split.images_NCHW, device)
-    if place == "device":
-        try:
-            images = _copied(images)
-        except torch.OutOfMemoryError as error:
-            size = int(np.prod(images.shape))
-            raise RunError(
-                f"The {len(split):,} images of {split.name} ({size / 1e9:.1f} GB) do not fit on "
-                f"{device}: {error}. Leave images_on at auto, or set it to host."
-            ) from None
+    fed_images = HostImages(split.images_NCHW, device)
+    images = fed_images if place == "host" else _copied(fed_images)
     labels_N = torch.from_numpy(np.array(split.labels_N, dtype=np.int64))
     return TensorSplit(images, labels_N.to(device), split.digest)
 
 
 def _copied(images: HostImages) -> Tensor:
-    tensor = torch.empty(images.shape, dtype=torch.uint8, device=images.device)
+    try:
+        tensor = torch.empty(images.shape, dtype=torch.uint8, device=images.device)
+    except RuntimeError:  # a GPU's OutOfMemoryError is one; on a CPU it has no name of its own
+        raise RunError(
+            f"{len(images):,} images ({int(np.prod(images.shape)) / 1e9:,.1f} GB) do not fit on "
+            f"{images.device}. Leave images_on at auto, or set it to host."
+        ) from None
     chunks = in_slices(len(images), _chunk_rows(images))
     with fed(images, chunks) as parts:
         for rows, part in zip(chunks, parts, strict=True):

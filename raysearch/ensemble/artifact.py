@@ -89,8 +89,9 @@ def write_artifact(
     validation: "Split",
     scores: Mapping[str, Any],
     data: Mapping[str, Any],
+    cost: Mapping[str, Any] | None = None,
     probs_VK: np.ndarray | None = None,
-) -> None:
+) -> Manifest:
     """Write the ensemble of ``members`` (but those of weight 0) to ``folder`` and check it.
 
     Args:
@@ -99,13 +100,16 @@ def write_artifact(
         validation: the split that it was selected on.
         scores: ``scores["validation"]`` holds the selected ``accuracy`` and ``log_loss``.
         data: ``fingerprint``, ``name`` and ``splits`` (name to rows) of the data.
+        cost: ``params``, ``bytes`` and ``flops`` of the whole; its latency is measured here.
         probs_VK: the selected ensemble's probabilities, from float16 ones of its members.
 
     What was at ``folder`` before is replaced only by a whole, checked ensemble. Raises `RunError`
-    where the files do not reproduce the selection (`raysearch.ensemble.verify`).
+    where the files do not reproduce the selection (`raysearch.ensemble.verify`). Returns what
+    ``ensemble.json`` says.
     """
     from raysearch.ensemble.assembly import build_network
     from raysearch.ensemble.card import model_card
+    from raysearch.ensemble.measure import graph_latency
     from raysearch.ensemble.onnx import export_onnx
     from raysearch.ensemble.program import export_program, save_program
     from raysearch.ensemble.verify import check_graphs, check_selection
@@ -122,11 +126,15 @@ def write_artifact(
         export_onnx(program, partial / form.MODEL, _metadata(manifest))
         save_program(program, partial / form.PROGRAM)
         exported = check_graphs(partial, torch_VK, manifest, validation, Path(folder))
-        manifest = manifest.model_copy(update={"scores": {**scores, "exported": exported}})
+        measured = {**(cost or {}), **graph_latency(partial / form.MODEL, manifest.input.shape)}
+        manifest = manifest.model_copy(
+            update={"scores": {**scores, "exported": exported}, "cost": measured}
+        )
         write_json(partial / form.MANIFEST, manifest.model_dump(mode="json"))
         card = model_card(manifest, Path(folder).resolve().name, _by_folder(members, records))
         write_text(partial / form.CARD, card)
         form.write_sums(partial, manifest.files)
+    return manifest
 
 
 def copy_artifact(source: Path, target: Path) -> Artifact:

@@ -1,23 +1,24 @@
 """From a run's folder to its exported ensemble and an honest account of it."""
 
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 
-from raysearch import metrics
 from raysearch.data.classes import ClassError
 from raysearch.data.shards import Shards, open_shards
-from raysearch.ensemble import baselines
+from raysearch.ensemble.account import EnsembleReport, describe
 from raysearch.ensemble.calibration import calibrate
-from raysearch.ensemble.cost import pareto_front
-from raysearch.ensemble.estimate import Ensemble, NestedEstimate, fit_ensemble, nested_estimate
+from raysearch.ensemble.cost import Budget, CostTable, NetworkCost, unaffordable
+from raysearch.ensemble.estimate import Ensemble, fit_ensemble, nested_estimate
 from raysearch.ensemble.evaluation import scores_without_twins
+from raysearch.ensemble.front import budgeted_ensembles, pareto_front
 from raysearch.ensemble.library import Library, load_library
+from raysearch.ensemble.manifest import Manifest
 from raysearch.ensemble.member import Member
 from raysearch.errors import ArtifactError
 from raysearch.train.trial import trial_folders
@@ -26,31 +27,8 @@ _ROUNDS = 8
 _FOLD_SEED = 0
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class EnsembleReport:
-    """The content of ``raysearch ensemble --json``, and where the artifact is (``path``).
-
-    ``validation`` is the score that selection ended with, optimistic; ``nested`` the
-    cross-validated one. ``best_single`` and ``baselines`` are calibrated as the ensemble is.
-    ``trajectory`` is the objective after each greedy step.
-    """
-
-    objective: str
-    members: list[dict[str, Any]]
-    validation: dict[str, float]
-    nested: dict[str, float]
-    best_single: dict[str, Any]
-    baselines: dict[str, dict[str, float]]
-    front: list[dict[str, Any]]
-    trajectory: list[float]
-    seconds: float
-    skipped: dict[str, str]
-    path: Path
-
-    def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "path"}
+Networks = Mapping[int, NetworkCost]
+"""What each trial's network costs, by trial."""
 
 
 def build_ensemble(
@@ -59,35 +37,40 @@ def build_ensemble(
     objective: str = "log_loss",
     steps: int = 50,
     max_members: int | None = None,
+    budget: Budget | None = None,
     out: Path | str | None = None,
     on_progress: Progress | None = None,
 ) -> EnsembleReport:
     """Select from all trials of ``run``, estimate, and write the artifact to ``out``
     (``RUN/ensemble``), which is replaced only by a whole and checked one.
 
-    Raises `ArtifactError` where ``run`` is no run or holds no usable candidate, `DataError` where
-    its data are gone or damaged, `RunError` where the export does not reproduce the selection.
+    Raises `ArtifactError` where ``run`` is no run, holds no usable candidate or none that fits
+    ``budget``, `DataError` where its data are gone or damaged, `RunError` where the export does
+    not reproduce the selection.
     """
     begin = time.monotonic()
     progress = on_progress or (lambda line: None)
+    budget = budget or Budget()
     run = Path(run)
     out = Path(out) if out is not None else run / "ensemble"
     options = {"objective": objective, "steps": steps, "max_members": max_members}
     shards = open_data(run)
-    library = _usable_library(run, shards, progress)
-    library, ensemble = _select_exact(library, shards, options, progress)
+    library, networks = _affordable(run, _usable_library(run, shards, progress), budget, progress)
+    library, ensemble = _select_exact(library, shards, networks, budget, options, progress)
     progress("estimating by cross-validation of the selection")
     nested = nested_estimate(
         library.probs_NVK,
         library.labels_V,
         library.groups_V,
         rng=np.random.default_rng(_FOLD_SEED),
+        joinable=CostTable(library.candidates, networks).joinable(budget.limits),
         **options,
     )
-    report = _describe(library, ensemble, nested, out)
+    costs, front = _front(run, library, ensemble, networks, budget, progress)
+    report = describe(library, ensemble, nested, costs, front, out)
     progress(f"exporting {len(report.members)} members and checking the export")
-    _export(library, ensemble, report, shards)
-    return replace(report, seconds=time.monotonic() - begin)
+    manifest = _export(library, ensemble, report, shards)
+    return replace(report, cost=manifest.cost, seconds=time.monotonic() - begin)
 
 
 def open_data(run: Path) -> Shards:
@@ -136,8 +119,28 @@ def _require_candidates(library: Library, run: Path | str) -> None:
     )
 
 
+def _affordable(
+    run: Path, library: Library, budget: Budget, progress: Progress
+) -> tuple[Library, Networks]:
+    """The candidates that fit ``budget`` alone, and what the networks cost: latencies too where
+    the budget asks for them."""
+    from raysearch.ensemble.measure import network_costs, with_latency
+
+    records = library.records
+    networks = network_costs(run, records)
+    if budget.max_latency_ms is not None:
+        networks = with_latency(run, records, networks, list(records), progress)
+    reasons = unaffordable(library.candidates, CostTable(library.candidates, networks), budget)
+    return library.without(reasons), networks
+
+
 def _select_exact(
-    library: Library, shards: Shards, options: dict[str, Any], progress: Progress
+    library: Library,
+    shards: Shards,
+    networks: Networks,
+    budget: Budget,
+    options: dict[str, Any],
+    progress: Progress,
 ) -> tuple[Library, Ensemble]:
     """Select; recompute what was chosen in fp32 where it was not; until nothing changes.
 
@@ -146,9 +149,13 @@ def _select_exact(
     from raysearch.ensemble.rescore import EXACT, rescore
     from raysearch.train.device import default_device
 
+    def selected(library: Library) -> Ensemble:
+        joinable = CostTable(library.candidates, networks).joinable(budget.limits)
+        return fit_ensemble(library.probs_NVK, library.labels_V, joinable=joinable, **options)
+
     validation = shards.split("validation")
     for _ in range(_ROUNDS):
-        ensemble = fit_ensemble(library.probs_NVK, library.labels_V, **options)
+        ensemble = selected(library)
         members = ensemble.selection.members
         inexact = [n for n in members if library.candidates[n].precision != EXACT]
         if not inexact:
@@ -161,45 +168,28 @@ def _select_exact(
         if candidate.precision != EXACT
     }
     library = library.without(inexact)
-    return library, fit_ensemble(library.probs_NVK, library.labels_V, **options)
+    return library, selected(library)
 
 
-def _describe(
-    library: Library, ensemble: Ensemble, nested: NestedEstimate, out: Path
-) -> EnsembleReport:
-    selection, labels_V = ensemble.selection, library.labels_V
+def _front(
+    run: Path,
+    library: Library,
+    ensemble: Ensemble,
+    networks: Networks,
+    budget: Budget,
+    progress: Progress,
+) -> tuple[CostTable, list[dict[str, Any]]]:
+    """What ensembles within less would score, with the latency of every network in them."""
+    from raysearch.ensemble.measure import with_latency
+
+    progress("selecting under smaller budgets")
+    costs = CostTable(library.candidates, networks)
     calibrated_NVK = calibrate(library.probs_NVK, ensemble.temperature_N)
-    best = baselines.best_single(calibrated_NVK, labels_V, selection.objective)
-    summary = metrics.summary(ensemble.predict(library.probs_NVK), labels_V)
-    return EnsembleReport(
-        objective=selection.objective,
-        members=[
-            {
-                "trial": library.candidates[n].trial,
-                "candidate": library.candidates[n].name,
-                "weight": float(selection.weights_N[n]),
-                "params": library.candidates[n].parameters,
-                "stability": float(nested.stability_N[n]),
-            }
-            for n in selection.members
-        ],
-        validation={key: summary[key] for key in ("accuracy", "log_loss", "macro_f1", "ece")},
-        nested={
-            key: getattr(nested, key)
-            for key in ("accuracy", "accuracy_se", "log_loss", "log_loss_se")
-        },
-        best_single={
-            "trial": library.candidates[best].trial,
-            "candidate": library.candidates[best].name,
-            **baselines.calibrated_scores(calibrated_NVK[best], labels_V),
-        },
-        baselines=baselines.baselines(calibrated_NVK, labels_V, selection.objective),
-        front=pareto_front(selection, library.candidates, calibrated_NVK, labels_V),
-        trajectory=[float(value) for value in selection.trajectory],
-        seconds=0.0,
-        skipped=library.skipped,
-        path=out,
-    )
+    found = budgeted_ensembles(ensemble, calibrated_NVK, library.labels_V, costs, budget.limits)
+    trials = {library.candidates[n].trial for one in found for n in one.selection.members}
+    networks = with_latency(run, library.records, networks, sorted(trials), progress)
+    costs = CostTable(library.candidates, networks)
+    return costs, pareto_front(found, calibrated_NVK, library.labels_V, costs)
 
 
 def members_of(library: Library, ensemble: Ensemble) -> list[Member]:
@@ -220,13 +210,15 @@ def members_of(library: Library, ensemble: Ensemble) -> list[Member]:
     ]
 
 
-def _export(library: Library, ensemble: Ensemble, report: EnsembleReport, shards: Shards) -> None:
+def _export(
+    library: Library, ensemble: Ensemble, report: EnsembleReport, shards: Shards
+) -> Manifest:
     from raysearch.ensemble.artifact import write_artifact
 
     members, validation = members_of(library, ensemble), shards.split("validation")
     probs_VK = ensemble.predict(library.probs_NVK)
     twins, without_twins = scores_without_twins(shards, validation, probs_VK)
-    write_artifact(
+    return write_artifact(
         report.path,
         members,
         {member.trial: library.records[member.trial] for member in members},
@@ -245,5 +237,6 @@ def _export(library: Library, ensemble: Ensemble, report: EnsembleReport, shards
             "splits": {name: len(shards.split(name)) for name in shards.splits},
             "validation_images_also_in_train": twins,
         },
+        cost=report.cost,
         probs_VK=probs_VK,
     )

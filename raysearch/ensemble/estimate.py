@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysearch.ensemble.calibration import calibrate, fit_temperature, fit_temperatures, sharpen
-from raysearch.ensemble.selection import Selection, select
+from raysearch.ensemble.selection import Joinable, Selection, select
 from raysearch.metrics import log_loss, log_losses, predictions
 
 FOLDS = 5
@@ -30,8 +30,14 @@ class Ensemble:
     def predict(self, probs_NVK: NDArray[np.float32]) -> NDArray[np.float32]:
         """``probs_VK`` of the ensemble from the candidates' uncalibrated ones."""
         members = np.flatnonzero(self.selection.weights_N)
-        calibrated = calibrate(probs_NVK[members], self.temperature_N[members])
-        return mix(calibrated, self.selection.weights_N[members], self.temperature)
+        calibrated_MVK = calibrate(probs_NVK[members], self.temperature_N[members])
+        return mix(calibrated_MVK, self.selection.weights_N[members], self.temperature)
+
+    def predict_calibrated(self, calibrated_NVK: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The same from what `calibrate` made of them."""
+        members = np.flatnonzero(self.selection.weights_N)
+        weights_M = self.selection.weights_N[members]
+        return mix(calibrated_NVK[members], weights_M, self.temperature)
 
 
 @dataclass(frozen=True)
@@ -47,23 +53,39 @@ class NestedEstimate:
 
 
 def fit_ensemble(
-    probs_NVK: NDArray[np.float32],
+    probs_NVK: NDArray[np.float32], labels_V: NDArray[np.int64], **options
+) -> Ensemble:
+    """Calibrate every candidate, select, calibrate the result, all on these samples.
+
+    ``options`` are those of `combine`.
+    """
+    temperature_N = fit_temperatures(probs_NVK, labels_V)
+    return combine(calibrate(probs_NVK, temperature_N), temperature_N, labels_V, **options)
+
+
+def combine(
+    calibrated_NVK: NDArray[np.float32],
+    temperature_N: NDArray[np.float64],
     labels_V: NDArray[np.int64],
     *,
     objective: str = "log_loss",
     steps: int = 50,
     max_members: int | None = None,
+    joinable: Joinable | None = None,
 ) -> Ensemble:
-    """Calibrate every candidate, select, calibrate the result, all on these samples.
+    """Select from candidates that are calibrated already, and calibrate the result.
 
     For the log loss the best prefix is chosen after calibration of each: a mean of calibrated
     probabilities is less sure than it may be (Ranjan, Gneiting 2010, "Combining probability
     forecasts"). So the result is at most that of the best candidate alone.
     """
-    temperature_N = fit_temperatures(probs_NVK, labels_V)
-    calibrated_NVK = calibrate(probs_NVK, temperature_N)
     selection = select(
-        calibrated_NVK, labels_V, objective=objective, steps=steps, max_members=max_members
+        calibrated_NVK,
+        labels_V,
+        objective=objective,
+        steps=steps,
+        max_members=max_members,
+        joinable=joinable,
     )
     sizes = range(1, steps + 1) if objective == "log_loss" else [selection.kept]
     _, kept, temperature = min(_calibrated_prefixes(selection, calibrated_NVK, labels_V, sizes))

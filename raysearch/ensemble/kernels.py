@@ -1,8 +1,8 @@
 """Compiled inner loops of greedy selection (numba, cached on disk; the first use compiles).
 
-What is done once per library (`gather_truth`, `build_margins`, `class_bounds`) runs on all
-threads; what is done at every step runs on one: it takes milliseconds, and a barrier between
-threads would cost a scheduler's time slice where training owns the cores. Either way every
+What is done once per library (`gather_truth`, `margin_bounds`, `gather_margins`, `class_bounds`)
+runs on all threads; what is done at every step runs on one: it takes milliseconds, and a barrier
+between threads would cost a scheduler's time slice where training owns the cores. Either way every
 output element is computed by one thread in one order: results do not depend on their number.
 """
 
@@ -16,6 +16,7 @@ UNIT = 2**24
 
 _LANES = 128
 _FACTORS_PER_LOG = 32
+_MANTISSA, _ONE, _LOG_2 = 2**52 - 1, 1023 << 52, float(np.log(2))
 _BLOCK = 64
 
 
@@ -43,97 +44,140 @@ def gather_truth(probs_NVK, labels_V, tolerance):
 def log_loss_with(truth_NV, total_V, members, candidates_I):
     """Log loss of the mean of ``members`` (summed up in ``total_V`` float64) and each candidate.
 
-    One log per up to 32 samples: factors lie between 2**-24 (the floor) and ``members + 1``, so
-    the product of 32 neither underflows nor overflows float64.
+    Multiplies in place of adding logs: factors lie between 2**-24 (the floor) and
+    ``members + 1``, so the product of 32 neither underflows nor overflows float64.
     """
     V = len(total_V)
+    rows = V // _LANES
     size = members + 1
     floor = PROBABILITY_FLOOR * size
     loss_I = np.empty(len(candidates_I))
     product = np.ones(_LANES)
     for i in range(len(candidates_I)):
         truth_V = truth_NV[candidates_I[i]]
-        logs, factors = 0.0, 0
-        for first in range(0, V, _LANES):
-            for lane in range(min(_LANES, V - first)):
-                value = total_V[first + lane] + truth_V[first + lane]
-                product[lane] *= value if value > floor else floor
-            factors += 1
-            if factors == _FACTORS_PER_LOG:
-                logs += _take_logs(product)
-                factors = 0
-        logs += _take_logs(product)
+        logs = 0.0
+        for row in range(rows):
+            first = row * _LANES
+            for lane in range(_LANES):
+                product[lane] *= max(total_V[first + lane] + truth_V[first + lane], floor)
+            if row % _FACTORS_PER_LOG == _FACTORS_PER_LOG - 1:
+                logs += _take_log(product)
+        for v in range(rows * _LANES, V):
+            product[v - rows * _LANES] *= max(total_V[v] + truth_V[v], floor)
+        logs += _take_log(product)
         loss_I[i] = np.log(size) - logs / V
     return loss_I
 
 
 @nb.njit(cache=True, nogil=True)
-def _take_logs(product):
-    logs = 0.0
+def _take_log(product):
+    """Log of the product over all lanes, from their exponents and mantissas apart; sets each lane
+    to 1 again."""
+    bits = product.view(np.int64)
+    exponents, mantissas = 0, 1.0
     for lane in range(len(product)):
-        logs += np.log(product[lane])
+        exponents += (bits[lane] >> 52) - 1023
+        bits[lane] = (bits[lane] & _MANTISSA) | _ONE
+    for lane in range(len(product)):
+        mantissas *= product[lane]
         product[lane] = 1.0
-    return logs
+    return exponents * _LOG_2 + np.log(mantissas)
+
+
+@nb.njit(cache=True, nogil=True)
+def weighted_log_loss_with(truth_NV, total_V, members, candidates_I, weight_V):
+    """`log_loss_with`, sample v counting ``weight_V[v]`` (float64, sum 1) times."""
+    size = members + 1
+    floor = PROBABILITY_FLOOR * size
+    loss_I = np.empty(len(candidates_I))
+    for i in range(len(candidates_I)):
+        truth_V = truth_NV[candidates_I[i]]
+        logs = 0.0
+        for v in range(len(total_V)):
+            logs += weight_V[v] * np.log(max(total_V[v] + truth_V[v], floor))
+        loss_I[i] = np.log(size) - logs
+    return loss_I
 
 
 @nb.njit(parallel=True, cache=True)
-def build_margins(probs_NVK, labels_V):
-    """``margins_VRN`` int32: true class less each of the K-1 rivals, in `UNIT`; and over the
-    candidates their least and largest, ``low_VR`` and ``high_VR`` int32."""
+def margin_bounds(probs_NVK, labels_V):
+    """``low_VK`` and ``high_VK`` int32: over the candidates, the least and largest lead of the true
+    class over each class, in `UNIT`."""
     N, V, K = probs_NVK.shape
-    margins_VRN = np.empty((V, K - 1, N), np.int32)
-    low_VR = np.empty((V, K - 1), np.int32)
-    high_VR = np.empty((V, K - 1), np.int32)
+    low_VK = np.full((V, K), UNIT, np.int32)
+    high_VK = np.full((V, K), -UNIT, np.int32)
+    flat_NX, low_X, high_X = probs_NVK.reshape(N, -1), low_VK.reshape(-1), high_VK.reshape(-1)
     for block in nb.prange((V + _BLOCK - 1) // _BLOCK):
         first, last = block * _BLOCK, min(V, (block + 1) * _BLOCK)
+        low_B, high_B = low_X[first * K : last * K], high_X[first * K : last * K]
+        truth_B = np.empty(len(low_B), np.int32)
         for n in range(N):
-            for v in range(first, last):
-                truth = _fixed(probs_NVK[n, v, labels_V[v]])
-                for r in range(K - 1):
-                    rival = r if r < labels_V[v] else r + 1
-                    margins_VRN[v, r, n] = truth - _fixed(probs_NVK[n, v, rival])
-        for v in range(first, last):
-            for r in range(K - 1):
-                low_VR[v, r] = margins_VRN[v, r].min()
-                high_VR[v, r] = margins_VRN[v, r].max()
-    return margins_VRN, low_VR, high_VR
+            probs_B = flat_NX[n, first * K : last * K]
+            for v in range(last - first):
+                truth = _fixed(probs_B[v * K + labels_V[first + v]])
+                truth_B[v * K : (v + 1) * K] = truth
+            for i in range(len(low_B)):
+                lead = truth_B[i] - _fixed(probs_B[i])
+                low_B[i] = min(low_B[i], lead)
+                high_B[i] = max(high_B[i], lead)
+    return low_VK, high_VK
+
+
+@nb.njit(parallel=True, cache=True)
+def gather_margins(probs_NVK, labels_V, sample_A, first_A, rival_P):
+    """``margins_PN`` int32: each candidate's lead of the true class over ``rival_P``, in `UNIT`.
+
+    The rivals of the sample ``sample_A[a]`` are those from ``first_A[a]`` to ``first_A[a + 1]``.
+    """
+    A, N = len(sample_A), len(probs_NVK)
+    margins_PN = np.empty((len(rival_P), N), np.int32)
+    for block in nb.prange((A + _BLOCK - 1) // _BLOCK):
+        for n in range(N):
+            for a in range(block * _BLOCK, min(A, (block + 1) * _BLOCK)):
+                probs_K = probs_NVK[n, sample_A[a]]
+                truth = _fixed(probs_K[labels_V[sample_A[a]]])
+                for p in range(first_A[a], first_A[a + 1]):
+                    margins_PN[p, n] = truth - _fixed(probs_K[rival_P[p]])
+    return margins_PN
 
 
 @nb.njit(cache=True, inline="always")
 def _fixed(p):
-    return np.int32(np.float64(p) * UNIT + 0.5)
+    return np.int32(np.rint(p * np.float32(UNIT)))
 
 
 @nb.njit(cache=True, nogil=True)
-def count_right_with(margins_VRN, low_VR, high_VR, needed_VR):
-    """``right_N`` int64: samples whose margin reaches ``needed_VR`` int64 against every rival.
+def count_right_with(margins_PN, low_P, high_P, needed_P, first_A, weight_A):
+    """``right_N`` float64: summed ``weight_A`` of the samples whose margin reaches ``needed_P``
+    int64 against every rival.
 
     Rivals that no candidate can let win, and samples that no candidate can save, are skipped on
     their bounds alone; some 2% of the comparisons remain.
     """
-    V, R, N = margins_VRN.shape
-    right_N = np.zeros(N, np.int64)
+    N = margins_PN.shape[1]
+    right_N = np.zeros(N)
     beaten_N = np.empty(N, np.uint8)
-    always = 0
-    for v in range(V):
+    always = 0.0
+    for a in range(len(weight_A)):
         undecided, lost = 0, False
-        for r in range(R):
-            lost |= high_VR[v, r] < needed_VR[v, r]
-            undecided += low_VR[v, r] < needed_VR[v, r]
+        for p in range(first_A[a], first_A[a + 1]):
+            lost |= high_P[p] < needed_P[p]
+            undecided += low_P[p] < needed_P[p]
         if lost:
             continue
         if undecided == 0:
-            always += 1
+            always += weight_A[a]
             continue
         beaten_N[:] = 1
-        for r in range(R):
-            if low_VR[v, r] < needed_VR[v, r]:
-                threshold = np.int32(needed_VR[v, r])
-                margins_N = margins_VRN[v, r]
+        for p in range(first_A[a], first_A[a + 1]):
+            if low_P[p] < needed_P[p]:
+                threshold = np.int32(needed_P[p])
+                margins_N = margins_PN[p]
                 for n in range(N):
                     beaten_N[n] &= margins_N[n] >= threshold
+        weight = weight_A[a]
         for n in range(N):
-            right_N[n] += beaten_N[n]
+            right_N[n] += weight * beaten_N[n]
     return right_N + always
 
 
@@ -155,13 +199,12 @@ def class_bounds(probs_NVK):
 
 
 @nb.njit(cache=True, nogil=True)
-def settled_samples(total_VK, low_VK, high_VK, labels_V):
+def settled_samples(total_VK, low_VK, high_VK, labels_V, weight_V):
     """Which samples no candidate can flip: ``open_A`` indices of the rest, and of the settled ones
-    ``hits_K`` (predicted rightly) and ``predicted_K``, counts per class."""
+    ``hits_K`` (predicted rightly) and ``predicted_K``, weights per class."""
     V, K = total_VK.shape
     open_V = np.empty(V, np.int64)
-    hits_K = np.zeros(K, np.int64)
-    predicted_K = np.zeros(K, np.int64)
+    hits_K, predicted_K = np.zeros(K), np.zeros(K)
     n_open = 0
     for v in range(V):
         top = np.argmax(total_VK[v] + low_VK[v])
@@ -171,8 +214,8 @@ def settled_samples(total_VK, low_VK, high_VK, labels_V):
             if k != top and total_VK[v, k] + high_VK[v, k] >= floor:
                 settled = False
         if settled:
-            predicted_K[top] += 1
-            hits_K[top] += top == labels_V[v]
+            predicted_K[top] += weight_V[v]
+            hits_K[top] += weight_V[v] * (top == labels_V[v])
         else:
             open_V[n_open] = v
             n_open += 1
@@ -180,12 +223,11 @@ def settled_samples(total_VK, low_VK, high_VK, labels_V):
 
 
 @nb.njit(cache=True, nogil=True)
-def count_classes_with(probs_NVK, total_VK, labels_V, open_A):
-    """``hits_NK`` and ``predicted_NK`` int64 over the samples ``open_A`` when each candidate is
+def count_classes_with(probs_NVK, total_VK, labels_V, weight_V, open_A):
+    """``hits_NK`` and ``predicted_NK``, weights, over the samples ``open_A`` when each candidate is
     added to ``total_VK`` float64; the lowest class wins a tie."""
     N, _, K = probs_NVK.shape
-    hits_NK = np.zeros((N, K), np.int64)
-    predicted_NK = np.zeros((N, K), np.int64)
+    hits_NK, predicted_NK = np.zeros((N, K)), np.zeros((N, K))
     for n in range(N):
         for v in open_A:
             top, largest = 0, total_VK[v, 0] + probs_NVK[n, v, 0]
@@ -193,6 +235,6 @@ def count_classes_with(probs_NVK, total_VK, labels_V, open_A):
                 value = total_VK[v, k] + probs_NVK[n, v, k]
                 if value > largest:
                     top, largest = k, value
-            predicted_NK[n, top] += 1
-            hits_NK[n, top] += top == labels_V[v]
+            predicted_NK[n, top] += weight_V[v]
+            hits_NK[n, top] += weight_V[v] * (top == labels_V[v])
     return hits_NK, predicted_NK

@@ -1,6 +1,6 @@
 """The prediction library: what every candidate of every trial of a run said on validation."""
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +33,11 @@ class Candidate:
     train: TrainConfig
     epoch: int
     precision: str
+
+    @property
+    def passes(self) -> int:
+        """Forward passes per image."""
+        return 1 + self.mirror
 
     def __str__(self) -> str:
         return f"{self.trial:04d}/{self.name}"
@@ -70,8 +75,9 @@ class Library:
         )
 
 
-def load_library(run: Path | str, shards: Shards) -> Library:
-    """Read ``validation.arrow`` of every trial of ``run``, whatever became of the trial.
+def load_library(run: Path | str, shards: Shards, trials: Container[int] | None = None) -> Library:
+    """Read ``validation.arrow`` of every trial of ``run`` (or of those in ``trials``), whatever
+    became of the trial.
 
     A file that is torn, or whose split, digest or classes are not those of ``shards``, is left
     out with its reason in `Library.skipped`; the library may be empty. Raises `DataError` where
@@ -82,28 +88,13 @@ def load_library(run: Path | str, shards: Shards) -> Library:
     records: dict[int, TrialRecord] = {}
     skipped: dict[str, str] = {}
     for folder in trial_folders(run):
-        if not folder.validation.exists():
-            skipped[folder.path.name] = (
-                f"no probabilities (status {folder.read_status()['status']})"
-            )
+        if trials is not None and int(folder.path.name) not in trials:
             continue
-        try:
-            record = folder.read_record()
-            probabilities = read_probabilities(folder.validation)
-        except InputError as error:
-            skipped[folder.path.name] = str(error)
-            continue
-        reason = _mismatch(probabilities, shards)
-        if reason:
-            skipped[folder.path.name] = reason
-            continue
-        records[record.trial] = record
-        for candidate, probs_VK in read_candidates(folder, record, probabilities):
-            fault = _fault(probs_VK)
-            if fault:
-                skipped[str(candidate)] = fault
-            else:
-                found.append((candidate, probs_VK))
+        read = read_trial(folder, shards)
+        skipped |= read.skipped
+        if read.record:
+            records[read.record.trial] = read.record
+            found += read.candidates
     return Library(
         candidates=tuple(candidate for candidate, _ in found),
         probs_NVK=_stack([probs for _, probs in found], len(validation), len(shards.classes)),
@@ -112,6 +103,40 @@ def load_library(run: Path | str, shards: Shards) -> Library:
         records=records,
         skipped=skipped,
     )
+
+
+@dataclass(frozen=True)
+class TrialCandidates:
+    """What one trial has for a library: candidates with their ``probs_VK``, and why others were
+    left out. ``record`` is None where the whole trial was."""
+
+    record: TrialRecord | None
+    candidates: list[tuple[Candidate, NDArray[np.float16]]]
+    skipped: dict[str, str]
+
+
+def read_trial(folder: TrialFolder, shards: Shards) -> TrialCandidates:
+    """Read one trial; nothing that is wrong with its files raises."""
+
+    def left_out(reason: str) -> TrialCandidates:
+        return TrialCandidates(None, [], {folder.path.name: reason})
+
+    if not folder.validation.exists():
+        return left_out(f"no probabilities (status {folder.read_status()['status']})")
+    try:
+        record = folder.read_record()
+        probabilities = read_probabilities(folder.validation)
+    except InputError as error:
+        return left_out(str(error))
+    if reason := _mismatch(probabilities, shards):
+        return left_out(reason)
+    found, skipped = [], {}
+    for candidate, probs_VK in read_candidates(folder, record, probabilities):
+        if fault := _fault(probs_VK):
+            skipped[str(candidate)] = fault
+        else:
+            found.append((candidate, probs_VK))
+    return TrialCandidates(record, found, skipped)
 
 
 def read_candidates(

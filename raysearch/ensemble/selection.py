@@ -8,17 +8,16 @@ Scores that tie (exactly for accuracy and F1, within 1e-12 for log loss) are dec
 a member, then the lower log loss, then the lower index. No randomness but in `select_bagged`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raysearch.ensemble import kernels
+from raysearch.ensemble.objectives import Accuracy, LogLoss, MacroF1, Objective
 
 OBJECTIVES = ("log_loss", "accuracy", "macro_f1")
 _TIE = 1e-12
-_ROW_SUM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -47,22 +46,36 @@ class Selection:
         return np.bincount(self.order[:size], minlength=len(self.weights_N)) / size
 
 
+Joinable = Callable[[Sequence[int]], NDArray[np.bool_]]
+"""From the distinct members so far to ``[N]``: which candidates may join them (a budget)."""
+
+
 def select(
     probs_NVK: NDArray[np.float32],
     labels_V: NDArray[np.integer],
     *,
     objective: str = "log_loss",
     steps: int = 50,
+    sorted_start: int = 0,
     max_members: int | None = None,
+    joinable: Joinable | None = None,
+    weights_V: NDArray[np.floating] | None = None,
 ) -> Selection:
     """Greedy selection of at most ``max_members`` distinct candidates in ``steps`` additions.
 
-    ``probs_NVK`` float32 in [0, 1], rows summing to 1, is read in place when C-contiguous.
-    Raises ValueError for an empty library, rows that are no distributions, labels that do not
-    fit, and options out of range. The first call in a fresh installation compiles for some
-    seconds.
+    Args:
+        probs_NVK: float32 in [0, 1], rows summing to 1; read in place when C-contiguous.
+        sorted_start: the first additions are this many candidates that score best alone, best
+            first (section 2.2 of the paper).
+        joinable: called whenever the members change; those may always be added again.
+        weights_V: how much each sample counts, at least 0; all the same unless told.
+
+    Raises ValueError for an empty library, rows that are no distributions, labels or weights that
+    do not fit, options out of range, and where nothing is joinable at first. The first call in a
+    fresh installation compiles for some seconds.
     """
-    return _Selector(probs_NVK, labels_V, objective).run(steps, max_members)
+    search = _search(probs_NVK, labels_V, objective, weights_V)
+    return search.run(steps, sorted_start, _limits(max_members, joinable, search.size))
 
 
 def select_bagged(
@@ -74,142 +87,125 @@ def select_bagged(
     rng: np.random.Generator,
     objective: str = "log_loss",
     steps: int = 50,
+    sorted_start: int = 0,
+    weights_V: NDArray[np.floating] | None = None,
 ) -> Selection:
     """Mean of ``bags`` selections, each from a random ``fraction`` (0, 1] of the library
     (section 2.3 of the paper). ``order`` strings the bags' kept additions together and
     ``trajectory`` holds one score a bag. Raises as `select` does."""
     if bags < 1 or not 0 < fraction <= 1:
         raise ValueError(f"bags must be >= 1, fraction in (0, 1]; got {bags} and {fraction}.")
-    selector = _Selector(probs_NVK, labels_V, objective)
-    N = len(probs_NVK)
+    search = _search(probs_NVK, labels_V, objective, weights_V)
+    N = search.size
     runs = []
     for _ in range(bags):
-        allowed_N = np.zeros(N, bool)
-        allowed_N[rng.choice(N, max(1, round(fraction * N)), replace=False)] = True
-        runs.append(selector.run(steps, None, allowed_N))
+        bag_N = np.zeros(N, bool)
+        bag_N[rng.choice(N, max(1, round(fraction * N)), replace=False)] = True
+        runs.append(search.run(steps, sorted_start, lambda members, bag_N=bag_N: bag_N))
     order = tuple(n for run in runs for n in run.order[: run.kept])
     scores = tuple(run.trajectory[run.kept - 1] for run in runs)
     weights_N = np.mean([run.weights_N for run in runs], axis=0)
     return Selection(weights_N, order, scores, objective, len(order))
 
 
-class _Selector:
-    """A library made ready for one objective; `run` may be called many times."""
+def _limits(max_members: int | None, joinable: Joinable | None, size: int) -> Joinable:
+    if max_members is not None and max_members < 1:
+        raise ValueError(f"max_members must be >= 1; got {max_members}.")
 
-    def __init__(self, probs_NVK, labels_V, objective: str):
-        probs_NVK, labels_V = _checked(probs_NVK, labels_V)
-        if objective not in OBJECTIVES:
-            raise ValueError(f"objective must be one of {OBJECTIVES}, but got {objective!r}.")
-        self.objective = objective
-        self.size = len(probs_NVK)
-        self.truth_NV, bad_N = kernels.gather_truth(probs_NVK, labels_V, _ROW_SUM_TOLERANCE)
-        if bad_N.any():
-            n = int(np.flatnonzero(bad_N)[0])
-            row = int(bad_N[n]) - 1
+    def allowed(members: Sequence[int]) -> NDArray[np.bool_]:
+        if max_members is not None and len(members) >= max_members:
+            return np.zeros(size, bool)
+        return np.ones(size, bool) if joinable is None else joinable(members)
+
+    return allowed
+
+
+def _search(probs_NVK, labels_V, objective: str, weights_V) -> "GreedySearch":
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {OBJECTIVES}, but got {objective!r}.")
+    probs_NVK, labels_V = _checked(probs_NVK, labels_V)
+    weights_V = _checked_weights(weights_V, len(labels_V))
+    log_loss = LogLoss(probs_NVK, labels_V, weights_V)
+    if objective == "log_loss":
+        return GreedySearch(objective, log_loss, None, len(probs_NVK))
+    counting = Accuracy if objective == "accuracy" else MacroF1
+    score = counting(probs_NVK, labels_V, weights_V)
+    return GreedySearch(objective, score, log_loss, len(probs_NVK))
+
+
+@dataclass(frozen=True)
+class GreedySearch:
+    """A library of ``size`` candidates made ready for one objective; `run` it as often as wanted.
+
+    ``tie_breaker`` decides between equal losses; None: the lower index does.
+    """
+
+    name: str
+    objective: Objective
+    tie_breaker: Objective | None
+    size: int
+
+    def run(self, steps: int, sorted_start: int, joinable: Joinable) -> Selection:
+        if steps < 1 or not 0 <= sorted_start <= steps:
             raise ValueError(
-                "Probabilities must be non-negative numbers that sum to 1, but candidate "
-                f"{n} has {probs_NVK[n, row].tolist()} for sample {row}."
+                "steps must be >= 1 and sorted_start at most steps; "
+                f"got {steps} and {sorted_start}."
             )
-        if objective == "accuracy":
-            self.scorer = _Accuracy(probs_NVK, labels_V)
-        elif objective == "macro_f1":
-            self.scorer = _MacroF1(probs_NVK, labels_V)
-        else:
-            self.scorer = None
-
-    def run(self, steps: int, max_members: int | None, allowed_N=None) -> Selection:
-        if steps < 1 or (max_members is not None and max_members < 1):
-            raise ValueError(f"steps and max_members must be >= 1; got {steps} and {max_members}.")
-        candidates_I = np.arange(self.size) if allowed_N is None else np.flatnonzero(allowed_N)
-        self.total_V = np.zeros(self.truth_NV.shape[1])
-        if self.scorer:
-            self.scorer.reset()
+        parts = [part for part in (self.objective, self.tie_breaker) if part]
+        for part in parts:
+            part.reset()
         order: list[int] = []
         losses: list[float] = []
-        for _ in range(steps):
-            if max_members is not None and len(set(order)) == max_members:
-                candidates_I = np.unique(order)
-            best, loss = self._best(candidates_I, order)
-            self.total_V += self.truth_NV[best]
-            if self.scorer:
-                self.scorer.add(best)
+        candidates_I = self._allowed([], joinable)
+        if not len(candidates_I):
+            raise ValueError("No candidate may be selected: nothing is joinable at first.")
+        ranking = self._ranking(candidates_I)[:sorted_start] if sorted_start else []
+        while len(order) < steps:
+            ranking = [n for n in ranking if n in candidates_I]
+            best, loss = self._best(np.array(ranking[:1]) if ranking else candidates_I, order)
+            ranking = ranking[1:]
+            for part in parts:
+                part.add(best)
             order.append(best)
             losses.append(loss)
+            if best not in order[:-1]:
+                candidates_I = self._allowed(order, joinable)
         return self._selection(order, losses)
 
+    def _allowed(self, order: list[int], joinable: Joinable) -> NDArray[np.int64]:
+        """Indices of the members and of what may join them."""
+        members = list(dict.fromkeys(order))
+        allowed_N = joinable(members).copy()
+        allowed_N[members] = True
+        return np.flatnonzero(allowed_N)
+
+    def _ranking(self, candidates_I: NDArray[np.int64]) -> list[int]:
+        """Candidates from the best alone to the worst; ties by the tie-breaker, then index."""
+        keys = [part.losses(candidates_I) for part in (self.tie_breaker, self.objective) if part]
+        return candidates_I[np.lexsort((candidates_I, *keys))].tolist()
+
     def _best(self, candidates_I, order: Sequence[int]) -> tuple[int, float]:
-        """The candidate to add and the loss (lower is better) that this gives."""
-        if self.scorer is None:
-            loss_I = kernels.log_loss_with(self.truth_NV, self.total_V, len(order), candidates_I)
-        else:
-            loss_I = -self.scorer.scores()[candidates_I]
+        """The candidate to add and the loss that this gives."""
+        loss_I = self.objective.losses(candidates_I)
         lowest = float(loss_I.min())
         tied = candidates_I[loss_I <= lowest + _TIE]
         if len(tied) > 1:
             members = np.intersect1d(tied, order)
             tied = members if len(members) else tied
-        if len(tied) > 1 and self.scorer:
-            log_loss_I = kernels.log_loss_with(self.truth_NV, self.total_V, len(order), tied)
-            tied = tied[log_loss_I <= log_loss_I.min() + _TIE]
+        if len(tied) > 1 and self.tie_breaker:
+            loss_I = self.tie_breaker.losses(tied)
+            tied = tied[loss_I <= loss_I.min() + _TIE]
         return int(tied[0]), lowest
 
     def _selection(self, order: list[int], losses: list[float]) -> Selection:
         kept = int(np.argmax(np.array(losses) <= min(losses) + _TIE)) + 1
-        sign = -1 if self.scorer else 1
         return Selection(
             weights_N=np.bincount(order[:kept], minlength=self.size) / kept,
             order=tuple(order),
-            trajectory=tuple(sign * loss for loss in losses),
-            objective=self.objective,
+            trajectory=tuple(self.objective.sign * loss for loss in losses),
+            objective=self.name,
             kept=kept,
         )
-
-
-class _Accuracy:
-    """Right predictions from fixed-point margins over each rival class."""
-
-    def __init__(self, probs_NVK, labels_V):
-        self.margins_VRN, self.low_VR, self.high_VR = kernels.build_margins(probs_NVK, labels_V)
-        rivals = np.arange(probs_NVK.shape[2] - 1)
-        # A rival of lower index wins a tie, so the true class must lead it by one unit.
-        self.lead_VR = (rivals < labels_V[:, None]).astype(np.int64)
-
-    def reset(self) -> None:
-        self.needed_VR = self.lead_VR.copy()
-
-    def scores(self) -> NDArray[np.float64]:
-        right_N = kernels.count_right_with(
-            self.margins_VRN, self.low_VR, self.high_VR, self.needed_VR
-        )
-        return right_N / len(self.needed_VR)
-
-    def add(self, n: int) -> None:
-        self.needed_VR -= self.margins_VRN[:, :, n]
-
-
-class _MacroF1:
-    """Mean F1 over all classes from counts of the samples that are still undecided."""
-
-    def __init__(self, probs_NVK, labels_V):
-        self.probs_NVK, self.labels_V = probs_NVK, labels_V
-        self.bounds = kernels.class_bounds(probs_NVK)
-        self.support_K = np.bincount(labels_V, minlength=probs_NVK.shape[2])
-
-    def reset(self) -> None:
-        self.total_VK = np.zeros(self.probs_NVK.shape[1:])
-
-    def scores(self) -> NDArray[np.float64]:
-        open_A, hits_K, predicted_K = kernels.settled_samples(
-            self.total_VK, *self.bounds, self.labels_V
-        )
-        hits_NK, predicted_NK = kernels.count_classes_with(
-            self.probs_NVK, self.total_VK, self.labels_V, open_A
-        )
-        whole_NK = predicted_NK + predicted_K + self.support_K
-        return (2 * (hits_NK + hits_K) / np.maximum(whole_NK, 1)).mean(axis=1)
-
-    def add(self, n: int) -> None:
-        self.total_VK += self.probs_NVK[n]
 
 
 def _checked(probs_NVK, labels_V) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -231,3 +227,16 @@ def _checked(probs_NVK, labels_V) -> tuple[NDArray[np.float32], NDArray[np.int64
             f"[{labels_V.min()}, {labels_V.max()}]."
         )
     return probs_NVK, labels_V
+
+
+def _checked_weights(weights_V, samples: int) -> NDArray[np.float64] | None:
+    if weights_V is None:
+        return None
+    weights_V = np.asarray(weights_V, np.float64)
+    usable = weights_V.shape == (samples,) and np.isfinite(weights_V).all()
+    if not usable or weights_V.min() < 0 or not weights_V.any():
+        raise ValueError(
+            f"weights_V must be {samples} numbers of at least 0, not all of them 0, but got "
+            f"{weights_V!r}."
+        )
+    return weights_V

@@ -5,6 +5,7 @@ Document Recognition", 1998; Krizhevsky et al., "ImageNet Classification", 2012)
 ``search_spaces/baselines`` writes six documented networks for facial expressions in these terms.
 """
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -46,8 +47,9 @@ def cnn(
 ) -> nn.Sequential:
     """``[N, C, S, S]`` to logits ``[N, K]``.
 
-    The default has 647,111 parameters for one channel, 48 pixels and seven classes. Convolutions
-    are padded so that only ``stride`` and ``pools`` reduce the image: the first to ``S / stride``
+    The default has 647,111 parameters for one channel, 48 pixels and seven classes. Names of
+    parameters begin with ``blocks.`` or, fully connected ones, with ``dense.``. Convolutions are
+    padded so that only ``stride`` and ``pools`` reduce the image: the first to ``S / stride``
     rounded up, the others to quotients rounded down.
 
     Args:
@@ -87,7 +89,8 @@ def cnn(
     features = channels * side * side
     dense = dense_layers(features, classes, hidden, dropout, hidden_activation or activation)
     dense = _with_norms(dense) if norm == "all" else dense
-    return glorot_(nn.Sequential(*layers, nn.Flatten(), *dense))
+    parts = {"blocks": nn.Sequential(*layers), "flatten": nn.Flatten()}
+    return glorot_(nn.Sequential(OrderedDict(parts, dense=nn.Sequential(*dense))))
 
 
 def _side(image_size: int, stride: int, pools: Sequence[int]) -> int:

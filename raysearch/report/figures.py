@@ -105,21 +105,29 @@ def reliability_diagram(bins: Reliability) -> str:
     return _svg(draw, "Reliability diagram", size=(5.4, 4.6))
 
 
-def front(points: Sequence[tuple[float, float]], chosen: tuple[float, float]) -> str:
-    """Points (parameters, log loss), cheapest first, and the ensemble that was exported."""
+def front(
+    points: Sequence[tuple[float, float]], chosen: tuple[float, float], unit: str, si: str = ""
+) -> str:
+    """Points (cost, log loss) of ensembles, the line of the best by cost, and the exported one.
+
+    ``unit`` names the cost, ``si`` is the symbol that its prefixes go with.
+    """
+    in_order = sorted(points)
+    lowest = np.minimum.accumulate([loss for _, loss in in_order])
 
     def draw(axes: Axes) -> None:
-        axes.step(*zip(*points, strict=True), where="post", color=BLUE, linewidth=1.2)
+        costs = [cost for cost, _ in in_order]
+        axes.step(costs, lowest, where="post", color=BLUE, linewidth=1.2)
         axes.scatter(*zip(*points, strict=True), s=22, color=BLUE, linewidths=0, label="budget")
         axes.scatter(*chosen, s=60, color=ORANGE, linewidths=0, label="exported", zorder=3)
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set(xlabel="parameters of all members", ylabel="validation log loss")
+        axes.xaxis.set_major_formatter(EngFormatter(unit=si, sep=" " if si else ""))
+        axes.set(xlabel=unit, ylabel="validation log loss")
         axes.legend()
 
-    return _svg(draw, "Log loss that a budget of parameters buys")
+    return _svg(draw, f"Log loss by {unit}")
 
 
 def trajectory(losses: Sequence[float]) -> str:

@@ -30,6 +30,11 @@ from raysearch.train.trial import trial_folders
 
 ROWS_SHOWN = 25
 CURVES_SHOWN = 200
+_FRONTS = {
+    "front": ("params", 1, "parameters of all members", ""),
+    "front_latency": ("latency_ms", 1e-3, "time for one image, the networks' summed", "s"),
+}
+"""Figure to the key of a cost, what makes SI units of it, its name and symbol."""
 CORRELATION_TRIALS = 8
 """Completed trials below which a rank correlation would be noise alone."""
 
@@ -53,6 +58,9 @@ def write_report(run: Path | str) -> Path:
         "count": count,
         "setting": setting,
         "duration": duration,
+        "megabytes": megabytes,
+        "megaflops": megaflops,
+        "milliseconds": milliseconds,
     }
     page = environment.get_template("page.html.j2").render(page_values(run))
     path = run / "report.html"
@@ -164,10 +172,16 @@ def rank_correlations(scored: pd.DataFrame) -> list[tuple[str, float]]:
 def ensemble_figures(ensemble: dict[str, Any]) -> dict[str, str]:
     """Of what the ensemble's report holds: the front of its budgets, the greedy trajectory."""
     found = {}
-    points = sorted((p["params"], p["log_loss"]) for p in ensemble.get("front") or [])
-    if len(points) > 1:
-        chosen = sum({m["trial"]: m["params"] for m in ensemble["members"]}.values())
-        found["front"] = figures.front(points, (chosen, ensemble["validation"]["log_loss"]))
+    for name, (key, factor, unit, si) in _FRONTS.items():
+        points = [
+            (factor * point[key], point["log_loss"])
+            for point in ensemble.get("front") or []
+            if point.get(key)
+        ]
+        cost = (ensemble.get("cost") or {}).get(key)
+        if len(points) > 1 and cost:
+            exported = (factor * cost, ensemble["validation"]["log_loss"])
+            found[name] = figures.front(points, exported, unit, si)
     if len(ensemble.get("trajectory") or []) > 1:
         found["trajectory"] = figures.trajectory(ensemble["trajectory"])
     return found
@@ -207,6 +221,18 @@ def setting(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def megabytes(value: Any) -> str:
+    return "–" if not _is_number(value) else f"{value / 1e6:.3g} MB"
+
+
+def megaflops(value: Any) -> str:
+    return "–" if not _is_number(value) else f"{value / 1e6:,.3g} M"
+
+
+def milliseconds(value: Any) -> str:
+    return "–" if not _is_number(value) else f"{value:.3g} ms"
 
 
 def duration(value: Any) -> str:

@@ -1,6 +1,7 @@
 """The leaderboard of a run and how far it is, from the trials' folders."""
 
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,11 @@ from raysearch.report.runfiles import (
     require_run,
     started,
 )
-from raysearch.train.trial import TrialFolder, trial_folders
+from raysearch.train.trial import FAILURES, TrialFolder, trial_folders
 
 SCORES = ("validation_log_loss", "validation_accuracy", "validation_macro_f1")
 COLUMNS = ("trial", "model", "status", "epochs", "best_epoch", *SCORES, "parameters", "seconds")
-_STATES = {
-    "diverged": "failed",
-    "out_of_memory": "failed",
-    "interrupted": "pending",
-}
+_STATES = dict.fromkeys(FAILURES, "failed") | {"interrupted": "pending"}
 """Trial status to the state that `run_status` counts it under, where the two differ."""
 
 
@@ -40,6 +37,8 @@ def leaderboard(run: Path | str) -> pd.DataFrame:
         config = read_object(folder.config)
         fields = flatten(config.get("train") or {})
         fields["planned_epochs"] = fields.pop("epochs", None)
+        execution = config.get("execution") or {}
+        fields["accumulate"] = execution.get("accumulate", 1)
         settings.append({name: value for name, value in fields.items() if name != "model.name"})
         rows.append(_row(folder, config, str(fields.get("model.name", ""))))
     board = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"parameters": object})
@@ -93,10 +92,11 @@ def write_leaderboard(run: Path | str) -> Path:
 
 
 def run_status(run: Path | str) -> dict[str, Any]:
-    """``{"trials": {state: count}, "best": {...} or None, "elapsed_seconds"}``.
+    """``{"trials": {state: count}, "failures": {status: count}, "best": {...} or None,
+    "elapsed_seconds"}``.
 
-    States: running, completed, pruned, failed (diverged and out of memory too) and pending
-    (interrupted, or not started yet). Time counts from the start to the last thing that a trial
+    States: running, completed, pruned, failed (``failures`` says how) and pending (interrupted,
+    or not started yet). Time counts from the start to the last thing that a trial
     wrote. Raises `ArtifactError` where ``run`` is not a run's folder.
     """
     run = require_run(run)
@@ -111,7 +111,13 @@ def run_status(run: Path | str) -> dict[str, Any]:
         first = scored.iloc[0]
         best = {"trial": int(first["trial"])}
         best |= {name: float(first[name]) for name in ("validation_accuracy", SCORES[0])}
-    return {"trials": counts, "best": best, "elapsed_seconds": _elapsed(run, description)}
+    failures = Counter(status for status in board["status"] if status in FAILURES)
+    return {
+        "trials": counts,
+        "failures": dict(failures),
+        "best": best,
+        "elapsed_seconds": _elapsed(run, description),
+    }
 
 
 def _planned(run: Path, description: dict[str, Any]) -> int:

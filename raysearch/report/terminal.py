@@ -59,17 +59,29 @@ def _member_table(report: dict[str, Any]) -> Table:
     table = Table(title=title, title_justify="left")
     table.add_column("trial", justify="right")
     table.add_column("candidate")
-    for name in ("weight", "parameters", "in folds"):
+    for name in ("weight", "in folds", "parameters", "MB", "MFLOPs", "ms"):
         table.add_column(name, justify="right")
     for member in report["members"]:
         table.add_row(
             str(member["trial"]),
             member["candidate"],
             f"{member['weight']:.3f}",
-            f"{member['params']:,}",
             f"{100 * member['stability']:.0f} %",
+            *_costs(member),
         )
+    table.add_section()
+    table.add_row("", "all, as exported", "", "", *_costs(report["cost"]))
     return table
+
+
+def _costs(costs: dict[str, Any]) -> list[str]:
+    """Parameters, megabytes, millions of operations and milliseconds of one image."""
+    return [
+        f"{costs['params']:,}",
+        f"{costs['bytes'] / 1e6:.1f}",
+        f"{costs['flops'] / 1e6:,.0f}",
+        f"{costs['latency_ms']:.2f}",
+    ]
 
 
 def _score_table(report: dict[str, Any]) -> Table:
@@ -121,12 +133,22 @@ def print_plan(plan: dict[str, Any]) -> None:
         "images": f"at most {cost['images']:,}",
         "time": f"at most about {duration(cost['seconds'])} of training"
         + (f", cut off by the budget of {duration(budget)}" if budget else ""),
-        "disk": f"at most about {cost['disk_bytes'] / 1e6:,.0f} MB "
+        "ending": f"{duration(plan['ending_seconds'])} of the budget are kept for selection, "
+        "export and report"
+        if budget
+        else "",
+        "hangs": f"a trial is killed when no epoch ends for {duration(plan['trial_timeout'])}"
+        if plan["trial_timeout"]
+        else "",
+        "disk": f"weights of {plan['keep']} trials"
+        + (f", in all at most {plan['max_disk'] / 1e6:,.0f} MB" if plan["max_disk"] else "")
+        + f"; at most about {cost['disk_bytes'] / 1e6:,.0f} MB "
         f"({plan['disk_free_bytes'] / 1e9:,.0f} GB free)",
     }
     table = Table(show_header=False, box=None)
     for name, value in rows.items():
-        table.add_row(f"[bold]{name}[/]", value)
+        if value:
+            table.add_row(f"[bold]{name}[/]", value)
     console.print(table)
 
 

@@ -21,6 +21,9 @@ QUIET = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
     "RAY_raylet_start_wait_time_s": "180",  # a busy machine is slow, not broken
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
+    # How long a process that is used again waits for its last trial to let go: one that is too
+    # slow for Tune is an error that Tune tells nobody about.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
 
 

@@ -13,16 +13,22 @@ from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError
 from raysearch.models.freeze import train_mode
+from raysearch.models.registry import build_model
 from raysearch.search.study import example_configs
 from raysearch.space import SearchSpace
 from raysearch.train.device import default_device
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Training
 
+RUNNING_COPIES = 10
+"""Weights that a running trial has on disk at most, in times those of its network: averaged and
+raw ones, and a checkpoint of both with two moments of the optimizer, being replaced."""
+
 
 @dataclass(frozen=True)
 class Plan:
-    """``resources`` are those of one worker: ``{"cpu", "gpu"}``. ``epochs`` is of a whole trial."""
+    """``resources`` are those of one worker: ``{"cpu", "gpu"}``. ``epochs`` is of a whole trial,
+    ``trial_timeout`` in seconds, ``max_disk`` in bytes."""
 
     trials: int
     epochs: int
@@ -32,6 +38,9 @@ class Plan:
     threads: int
     resources: dict[str, float]
     backend: str
+    keep: int
+    max_disk: int | None
+    trial_timeout: float | None
 
     @property
     def trial_epochs(self) -> int:
@@ -56,6 +65,9 @@ def make_plan(
     workers_per_trial: int = 1,
     concurrent: int | None = None,
     executor: str | None = None,
+    keep: int | None = None,
+    max_disk: int | None = None,
+    trial_timeout: float | None = None,
 ) -> Plan:
     """Divide ``cpus`` and ``gpus`` among trials.
 
@@ -91,6 +103,9 @@ def make_plan(
         threads=max(1, int(cores)),
         resources={"cpu": min(1.0, cores), "gpu": gpu},
         backend="nccl" if gpu >= 1 and dist.is_nccl_available() else "gloo",
+        keep=keep or space.search.keep,
+        max_disk=max_disk or space.search.max_disk,
+        trial_timeout=trial_timeout or space.search.trial_timeout,
     )
 
 
@@ -121,8 +136,41 @@ def estimate(space: SearchSpace, plan: Plan, dataset: Dataset, seed: int) -> Est
     seconds = float(np.mean([images * pace for images, pace, _ in measured])) * plan.trial_epochs
     weights = float(np.mean([size for _, _, size in measured]))
     classes, validation = len(dataset.classes), len(dataset.validation)
-    disk = plan.trials * (4 * 2 * classes * validation + 5 * weights)
+    disk = plan.trials * 4 * 2 * classes * validation + weights * weights_on_disk(plan)
     return Estimate(round(images), seconds / plan.concurrent, int(disk))
+
+
+def weights_on_disk(plan: Plan) -> int:
+    """How many times the weights of a trial are on disk at most: twice for each trial that is
+    kept, `RUNNING_COPIES` times for each that runs, and twice for each member of the export."""
+    return 4 * min(plan.trials, plan.keep) + RUNNING_COPIES * plan.concurrent
+
+
+def check_disk(space: SearchSpace, plan: Plan, dataset: Dataset) -> None:
+    """Raises `ConfigError` where the trials that run at once cannot but exceed ``max_disk``."""
+    if plan.max_disk is None:
+        return
+    configs = example_configs(space, epochs=plan.epochs, seed=0, drawn=3)
+    weights = max(weight_bytes(config, dataset) for config in configs)
+    least = weights * (RUNNING_COPIES * plan.concurrent + 4)
+    if least > plan.max_disk:
+        raise ConfigError(
+            f"--max-disk must leave room for {plan.concurrent} running trials and an ensemble of "
+            f"one, about {least / 1e6:,.1f} MB with networks of {weights / 1e6:,.1f} MB, but it "
+            f"is {plan.max_disk / 1e6:,.1f} MB. Raise it, or lower --concurrent."
+        )
+
+
+def weight_bytes(config: TrainConfig, dataset: Dataset) -> int:
+    """Bytes of the weights of ``config``'s network."""
+    shape = dataset.shape[0], len(dataset.classes), config.image_size
+    try:
+        with torch.device("meta"):
+            network = build_model(config.model, *shape)
+    except Exception:  # some networks compute with values, which meta tensors do not have
+        with torch.random.fork_rng(devices=[]):
+            network = build_model(config.model, *shape)
+    return sum(p.numel() * p.element_size() for p in network.parameters())
 
 
 def measure(config: TrainConfig, dataset: Dataset, steps: int = 3) -> tuple[int, float, int]:

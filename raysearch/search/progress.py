@@ -2,6 +2,7 @@
 terminal. Everything goes to stderr; stdout is for results."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -9,16 +10,30 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from raysearch.data.shards import Shards
+from raysearch.ensemble.live import LiveEnsemble, LiveScore
+from raysearch.search.failures import Failures
 from raysearch.train.trial import TrialFolder
 
 SHOWN = 12
 
 
 class Progress(tune.Callback):
-    """Follows the trials: a row each, the best so far, and the status file of those that end."""
+    """Follows the trials: a row each, the best so far, the ensemble of those that ended, and the
+    status file of those that end."""
 
-    def __init__(self, run: str, trials: int, console: Console, deadline: float | None):
+    def __init__(
+        self,
+        run: Path,
+        shards: Shards,
+        trials: int,
+        console: Console,
+        deadline: float | None,
+        failures: Failures,
+    ):
         self.run, self.total, self.console, self.deadline = run, trials, console, deadline
+        self.failures = failures
+        self.ensemble = LiveEnsemble(run, shards, self._show_ensemble)
         self.started = time.monotonic()
         self.rows: dict[int, dict[str, Any]] = {}
         self.live: Live | None = None
@@ -30,9 +45,11 @@ class Progress(tune.Callback):
         if self.console.is_terminal:
             self.live = Live(console=self.console, get_renderable=self._table, refresh_per_second=2)
             self.live.start()
+        self.ensemble.start()
         return self
 
     def __exit__(self, *_: Any) -> None:
+        self.ensemble.close()
         if self.live:
             self.live.stop()
 
@@ -62,29 +79,23 @@ class Progress(tune.Callback):
             )
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        result = trial.last_result
         number = trial.config["trial"]
-        if "status" in result:
-            state = result["status"]
-        else:
-            state = "completed" if result["epoch"] >= result["epochs"] else "pruned"
-        self._end(number, state)
-
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        self._end(trial.config["trial"], "failed")
-
-    def _end(self, number: int, state: str) -> None:
+        state, error = self.failures.ends[number]
         self.rows[number]["state"] = state
-        self.write_status(number)
+        self.write_status(number, error)
+        self.ensemble.trial_ended(self._folder(number))
         if not self.live:
-            self._say(f"trial {number:>3}  {state} after {self.rows[number]['epoch']} epochs")
+            why = f": {error}" if error else ""
+            self._say(f"trial {number:>3}  {state} after {self.rows[number]['epoch']} epochs{why}")
 
-    def write_status(self, number: int) -> None:
+    on_trial_error = on_trial_complete
+
+    def write_status(self, number: int, error: str = "") -> None:
         """A trial cannot say itself that it was stopped; whoever stopped it says so."""
-        files = TrialFolder(f"{self.run}/trials/{number:04d}")
+        files = self._folder(number)
         written, state = files.read_status(), self.rows[number]["state"]
-        if written["status"] != state and files.path.is_dir():
-            files.write_status(state, written["epochs"], written["error"])
+        if written["status"] != state and (error or files.path.is_dir()):
+            files.write_status(state, written["epochs"], error)
 
     def close(self) -> None:
         """After the search: what still runs was interrupted, and worker processes that ran an
@@ -94,6 +105,13 @@ class Progress(tune.Callback):
                 row["state"] = "interrupted"
             self.write_status(number)
 
+    def _folder(self, number: int) -> TrialFolder:
+        return TrialFolder(self.run / "trials" / f"{number:04d}")
+
+    def _show_ensemble(self, score: LiveScore) -> None:
+        if not self.live:
+            self._say(str(score))
+
     def _say(self, line: str) -> None:
         clock = _clock(time.monotonic() - self.started)
         self.console.print(f"[{clock}] {line}", highlight=False, markup=False, soft_wrap=True)
@@ -102,7 +120,12 @@ class Progress(tune.Callback):
         done = sum(row["state"] not in ("running",) for row in self.rows.values())
         left = "" if self.deadline is None else f", {_clock(self.deadline - time.monotonic())} left"
         elapsed = _clock(time.monotonic() - self.started)
-        table = Table(title=f"{done} of {self.total} trials, {elapsed}{left}", title_justify="left")
+        table = Table(
+            title=f"{done} of {self.total} trials, {elapsed}{left}",
+            title_justify="left",
+            caption=str(self.ensemble.latest or ""),
+            caption_justify="left",
+        )
         for name in ("trial", "state", "network", "epoch", "log loss", "accuracy", "images/s"):
             table.add_column(name, justify="left" if name in ("state", "network") else "right")
         running = [n for n, row in self.rows.items() if row["state"] == "running"]

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 import optuna
@@ -32,6 +33,8 @@ class StudySearcher(Searcher):
         deadline: `time.monotonic` after which no epoch should run, or None. A trial that would
             end later is started with as many epochs as fit (its learning rate schedule with
             them), and not at all where fewer than half of them would.
+        outcome: the values of a finished trial by its number, for a study of several objectives,
+            which takes no values epoch by epoch.
     """
 
     def __init__(
@@ -43,10 +46,12 @@ class StudySearcher(Searcher):
         epochs: int,
         seed: int,
         deadline: float | None = None,
+        outcome: Callable[[int], list[float]] | None = None,
     ):
         super().__init__(metric=METRIC, mode="min")
         self.study, self.space = study, space
         self.trials, self.epochs, self.seed, self.deadline = trials, epochs, seed, deadline
+        self.outcome = outcome
         existing = study.get_trials(deepcopy=False)
         if not existing:
             for known in space.known_values:
@@ -106,6 +111,8 @@ class StudySearcher(Searcher):
         self._report(self.running[trial_id], result)
 
     def _report(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
+        if self.outcome:
+            return
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values
         value, epoch = float(result[METRIC]), int(result["epoch"])
         if math.isfinite(value) and epoch not in known:
@@ -123,6 +130,9 @@ class StudySearcher(Searcher):
             self.study.tell(trial, state=TrialState.FAIL)
             return
         self._report(trial, result)
+        if self.outcome:
+            self.study.tell(trial, self.outcome(trial.number))
+            return
         values = self.study._storage.get_trial(trial._trial_id).intermediate_values
         if int(result["epoch"]) >= int(result["epochs"]):
             self.study.tell(trial, min(values.values()))

@@ -1,5 +1,7 @@
 """The search itself: Tune's event loop over our searcher, scheduler and executors."""
 
+import functools
+import math
 import shutil
 import signal
 import tempfile
@@ -12,25 +14,31 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from rich.console import Console
 
+from raysearch.data.shards import open_shards
+from raysearch.search.failures import RESTARTS, Failures
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
+from raysearch.search.retention import Retention, keep_best
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.study import open_study
 from raysearch.search.train_executor import TrainTrial
 from raysearch.search.worker import train_inline
 from raysearch.space import SearchSpace
-from raysearch.train.trial import trial_folders
+from raysearch.train.runner import read_metrics
+from raysearch.train.trial import TrialFolder, trial_folders
 
 
 @dataclass(frozen=True)
 class SearchEnd:
-    """How a search ended: ``statuses`` counts its trials by status."""
+    """How a search ended: ``statuses`` counts its trials by status; ``aborted`` is why it was
+    given up, or ""."""
 
     statuses: dict[str, int]
     interrupted: bool
+    aborted: str
     seconds: float
 
 
@@ -46,24 +54,31 @@ def run_search(
 ) -> SearchEnd:
     """Run or continue the search in the folder ``run``; Ray must be up.
 
-    ``deadline`` is a `time.monotonic`. Raises `RunError` when no trial finished an epoch.
+    ``deadline`` is a `time.monotonic`.
     """
     begin = time.monotonic()
+    two = "params" in space.search.objective
     searcher = StudySearcher(
-        open_study(run / "study.log"),
+        open_study(run / "study.log", objectives=len(space.search.objective)),
         space,
         trials=plan.trials,
         epochs=plan.epochs,
         seed=seed,
         deadline=deadline,
+        outcome=functools.partial(outcome, run) if two else None,
     )
-    progress = Progress(str(run), plan.trials, console, deadline)
+    hangs = plan.trial_timeout if plan.executor == "inline" else None
+    failures = Failures(hangs)  # `TrainTrial` sees to its own workers
+    shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
+    progress = Progress(run, shards, plan.trials, console, deadline, failures)
+    retention = Retention(run, shards, plan.keep, plan.max_disk)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
     payload = {
         "run": str(run),
         "data": str(data),
         "threads": plan.threads,
         "memory_share": plan.memory_share,
+        "timeout": plan.trial_timeout,
     }
     trainable = make_trainable(plan, payload, staging)
     with interruptible() as interrupt, progress:
@@ -82,16 +97,26 @@ def run_search(
                     name="search",
                     storage_path=staging,
                     verbose=0,
-                    callbacks=[progress],
-                    stop=EndOfSearch(deadline, interrupt),
-                    failure_config=tune.FailureConfig(max_failures=3),
+                    # Each relies on what those before it have done about a trial.
+                    callbacks=[failures, progress, retention],
+                    stop=EndOfSearch(deadline, interrupt, failures, retention),
+                    failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 ),
             ).fit()
         finally:
             progress.close()
+            keep_best(run, shards, plan.keep)
             shutil.rmtree(staging, ignore_errors=True)
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
-    return SearchEnd(dict(statuses), interrupt.is_set, time.monotonic() - begin)
+    aborted = failures.verdict() or retention.full
+    return SearchEnd(dict(statuses), interrupt.is_set, aborted, time.monotonic() - begin)
+
+
+def outcome(run: Path, number: int) -> list[float]:
+    """Lowest validation log loss and number of parameters of a trial."""
+    folder = TrialFolder(run / "trials" / f"{number:04d}")
+    losses = [row[METRIC] for row in read_metrics(folder.metrics)]
+    return [min(losses), float(folder.read_record().parameters)]
 
 
 def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
@@ -122,10 +147,21 @@ def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
 
 
 def make_scheduler(space: SearchSpace, epochs: int) -> TrialScheduler:
-    """ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020) on epochs."""
+    """On epochs: ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020) or
+    the median stopping rule (Golovin et al., "Google Vizier", 2017)."""
     grace = min(space.search.grace_epochs, epochs)
     if space.search.scheduler == "none" or grace == epochs:
         return FIFOScheduler()
+    if space.search.scheduler == "median":
+        return MedianStoppingRule(
+            time_attr="epoch",
+            metric=METRIC,
+            mode="min",
+            grace_period=grace,
+            min_samples_required=3,
+            min_time_slice=math.inf,  # it would pause trials, and start them anew
+            hard_stop=True,
+        )
     return ASHAScheduler(
         time_attr="epoch",
         metric=METRIC,
@@ -163,14 +199,23 @@ def interruptible() -> Iterator[Interrupt]:
 
 
 class EndOfSearch(tune.Stopper):
-    """Ends the whole search at its deadline or an interrupt; single trials it leaves alone."""
+    """Ends the whole search at its deadline or an interrupt, where too much fails, and where the
+    disk is full; single trials it leaves alone."""
 
-    def __init__(self, deadline: float | None, interrupt: Interrupt):
+    def __init__(
+        self,
+        deadline: float | None,
+        interrupt: Interrupt,
+        failures: Failures,
+        retention: Retention,
+    ):
         self.deadline, self.interrupt = deadline, interrupt
+        self.failures, self.retention = failures, retention
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
         late = self.deadline is not None and time.monotonic() >= self.deadline
-        return late or self.interrupt.is_set
+        given_up = self.failures.verdict() or self.retention.full
+        return late or self.interrupt.is_set or bool(given_up)

@@ -5,7 +5,6 @@ group of one or more processes per trial (`raysearch.search.train_executor`). Ne
 checkpoint: the trial's folder holds it, and a process that starts there goes on from it.
 """
 
-import gc
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset, load_dataset
+from raysearch.train.device import free_memory
 from raysearch.train.distributed import Workers
 from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder
@@ -36,15 +36,13 @@ def run_payload(
     epoch's metrics.
 
     ``epochs`` in a report is how many the trial will have in all: in the last one, which may be
-    an early one, it is ``epoch``. A run that diverged or ran out of memory reports once more, with
-    its status.
+    an early one, it is ``epoch``. A run that failed reports once more, with its ``status`` and
+    ``error``. An exception in one of several workers passes through: the others wait for it, and
+    Ray must end them.
     """
     torch.set_num_threads(payload["threads"])
     config = TrainConfig.model_validate(payload["train"])
     folder = Path(payload["run"]) / "trials" / f"{payload['trial']:04d}"
-    dataset = cached_dataset(
-        payload["data"], str(device), config.classes, config.images_on, payload["memory_share"]
-    )
     last = {"epoch": 0, "validation_log_loss": float("inf"), "seconds": 0.0}
     about = {"trial": payload["trial"], "epochs": config.epochs}
 
@@ -52,11 +50,18 @@ def run_payload(
         last.update(metrics)
         report(about | metrics)
 
-    status = run_trial(
-        folder, payload["trial"], config, dataset, device=device, report=on_epoch, workers=workers
-    )
+    options = {"report": on_epoch, "workers": workers, "accumulate": payload.get("accumulate", 1)}
+    try:
+        where = config.classes, config.images_on, payload["memory_share"]
+        dataset = cached_dataset(payload["data"], str(device), *where)
+        status = run_trial(folder, payload["trial"], config, dataset, device=device, **options)
+        error = TrialFolder(folder).read_status()["error"]
+    except Exception as exception:
+        if workers and workers.count > 1:
+            raise
+        status, error = "failed", f"{type(exception).__name__}: {exception}"
     if status != "completed":
-        report(about | last | {"status": status})
+        report(about | last | {"status": status, "error": error})
     elif not last["epoch"]:  # everything was done by an earlier process, and only the end is new
         report(about | finished_epoch(folder))
 
@@ -76,6 +81,4 @@ def train_inline(payload: dict[str, Any]) -> None:
     try:
         run_payload(payload, device, tune.report)
     finally:
-        gc.collect()
-        if device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_memory(device)

@@ -10,7 +10,7 @@
 from raysearch.space.dimensions import Condition, Dimension
 from raysearch.space.loading import load_space
 from raysearch.space.searchspace import SearchSpace
-from raysearch.space.settings import SearchConfig, parse_duration
+from raysearch.space.settings import SearchConfig, parse_duration, parse_size
 from raysearch.space.shipped import resolve_config, resolve_space, shipped_baselines, shipped_spaces
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "SearchSpace",
     "load_space",
     "parse_duration",
+    "parse_size",
     "resolve_config",
     "resolve_space",
     "shipped_baselines",

@@ -12,11 +12,16 @@ from raysearch.space.conditions import in_order, worlds
 from raysearch.space.known import known_values
 from raysearch.space.parsing import parse_train
 from raysearch.space.searchspace import SearchSpace
-from raysearch.space.settings import SearchConfig
+from raysearch.space.settings import SearchConfig, parse_duration, parse_size
 from raysearch.space.shipped import resolve_space
 from raysearch.yamlfile import Document, load_yaml
 
 _SECTIONS = ("description", "search", "train", "known")
+_WITH_UNITS = {
+    "time_budget": (parse_duration, "90s, 60m or 1.5h"),
+    "trial_timeout": (parse_duration, "90s, 60m or 1.5h"),
+    "max_disk": (parse_size, "500MB or 20GB"),
+}
 
 
 def load_space(space: Path | str, *, folder: Path | None = None, look: bool = True) -> SearchSpace:
@@ -69,13 +74,16 @@ def _search(document: Document) -> SearchConfig:
         return SearchConfig()
     if not isinstance(values, dict):
         raise document.error(("search",), "search must be a mapping of setting to value.")
-    if isinstance(values.get("time_budget"), int | float):
-        message = "time_budget needs a unit, such as 90s, 60m or 1.5h."
-        raise document.error(("search", "time_budget"), message)
+    for name, (parse, examples) in _WITH_UNITS.items():
+        if isinstance(values.get(name), int | float):
+            raise document.error(("search", name), f"{name} needs a unit, such as {examples}.")
+        if isinstance(values.get(name), str):
+            try:
+                parse(values[name])
+            except ConfigError as error:
+                raise document.error(("search", name), str(error)) from None
     try:
         return SearchConfig.model_validate(values)
-    except ConfigError as error:
-        raise document.error(("search", "time_budget"), str(error)) from None
     except ValidationError as error:
         first = error.errors()[0]
         unknown = first["type"] == "extra_forbidden"

@@ -58,15 +58,27 @@ class AugmentParameters:
     """int64: pixels, counted along the rows, that are replaced by the image's mean, which
     standardizing takes to about 0."""
 
+    def __getitem__(self, rows: slice) -> "AugmentParameters":
+        drawn = {name: value for name, value in vars(self).items() if value is not None}
+        return AugmentParameters(**{name: value[rows] for name, value in drawn.items()})
 
-def augment(x_NCSS: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+
+def augment(
+    x_NCSS: Tensor,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    rows: slice = slice(None),
+    images: int | None = None,
+) -> Tensor:
     """Images float32 in [0, 1], after `Preprocess.resize` and before `Preprocess.standardize`,
-    each changed by its own draw.
+    each changed by its own draw. Where they are the ``rows`` of a batch of ``images``, the draws
+    are made for all of it: then they do not depend on how it is divided.
 
     ``generator`` is on the images' device. The input is not written to; it is returned as it is
     where every strength is 0.
     """
-    return apply(x_NCSS, draw(config, x_NCSS.shape, generator))
+    shape_NCSS = torch.Size((images or len(x_NCSS), *x_NCSS.shape[1:]))
+    return apply(x_NCSS, draw(config, shape_NCSS, generator)[rows])
 
 
 def draw(

@@ -1,5 +1,6 @@
 """Which device to train on, and in which precision."""
 
+import gc
 from functools import cache
 from pathlib import Path
 
@@ -8,6 +9,18 @@ import torch
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """Of its hardware: the GPU's name, or "cpu"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nothing refers to any more."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -1,10 +1,13 @@
 """The few collective operations of a run over several workers; all are no-ops for one."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+
+from raysearch.train.batchnorm import share_statistics
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,30 @@ class Workers:
         return self.rank == 0
 
     def wrap(self, network: nn.Module, device: torch.device) -> nn.Module:
-        """Average gradients over the workers in every backward pass."""
+        """Average gradients over the workers in every backward pass, and share the statistics of
+        ``network``'s BatchNorms, in place."""
         if self.count == 1:
             return network
+        share_statistics(network)
         ids = [device] if device.type == "cuda" else None
         return nn.parallel.DistributedDataParallel(network, device_ids=ids)
 
+    def together(self, network: nn.Module, last: bool) -> AbstractContextManager:
+        """Around the passes over one part of a batch: gradients meet after the ``last`` alone."""
+        return nullcontext() if self.count == 1 or last else network.no_sync()
+
+    @property
+    def rows(self) -> slice:
+        """This worker's share of any rows: every ``count``-th, from its rank on."""
+        return slice(self.rank, None, self.count)
+
     def share(self, rows: Tensor) -> Tensor:
-        """This worker's share of ``rows``: every ``count``-th, from its rank on."""
-        return rows[self.rank :: self.count]
+        return rows[self.rows]
+
+    def loss_weight(self, images: int, batch_size: int) -> float:
+        """What the mean loss over this worker's ``images`` of a batch counts: gradients are
+        averaged over workers as if all had equally many."""
+        return 1.0 if self.count == 1 else self.count * images / batch_size
 
     def sum(self, values: Tensor) -> Tensor:
         if self.count > 1:

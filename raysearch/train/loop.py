@@ -12,15 +12,13 @@ a checkpoint repeats the uninterrupted one.
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from raysearch import metrics
 from raysearch.config import TrainConfig
@@ -40,7 +38,9 @@ from raysearch.train.mixing import mix
 from raysearch.train.optim import MovingAverage, make_optimizer
 from raysearch.train.penalty import Penalty
 from raysearch.train.schedule import learning_rate, stands_still
+from raysearch.train.seeding import mixed_seed, seeded
 from raysearch.train.start import fit_start, read_start
+from raysearch.train.targets import Targets, cross_entropy, part_of, split_evenly
 
 _CHECK_STEPS = 50
 """How often the loss is looked at within an epoch: looking waits for the device."""
@@ -74,11 +74,14 @@ def fit(
     *,
     device: torch.device | str = "cpu",
     workers: Workers | None = None,
+    accumulate: int = 1,
     start: Weights | None = None,
 ) -> None:
     """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
     ``report`` after each, on every worker.
 
+    ``accumulate`` splits every batch into so many parts, whose gradients are added up: less memory
+    for the same steps, but for BatchNorm, whose statistics are each part's own.
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
     begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
     where they were read already. An exception that ``report`` raises ends the run. Raises
@@ -86,7 +89,7 @@ def fit(
     are workers, the network cannot be trained so or the weights to begin with do not fit,
     `DataError` where a class without images is to be balanced.
     """
-    training = Training(config, dataset, torch.device(device), workers or Workers())
+    training = Training(config, dataset, torch.device(device), workers or Workers(), accumulate)
     if resume is not None:
         training.load_state_dict(resume)
     elif start := start or read_start(config):
@@ -99,7 +102,12 @@ class Training:
     """The state of one run and the work of one epoch."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, device: torch.device, workers: Workers
+        self,
+        config: TrainConfig,
+        dataset: Dataset,
+        device: torch.device,
+        workers: Workers,
+        accumulate: int = 1,
     ):
         if config.batch_size < workers.count:
             raise ConfigError(
@@ -107,9 +115,12 @@ class Training:
                 f"but got {config.batch_size}."
             )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
+        self.accumulate = accumulate
+        self.own_draws: torch.Generator | None = None  # of one of several workers, in an epoch
         self.dtype = autocast_dtype(config.precision, device)
         self.epoch_rows = EpochRows(config.balance, dataset.train.labels_N, dataset.classes)
-        self.steps_per_epoch = max(len(self.epoch_rows) // config.batch_size, 1)
+        self.batch_size = min(config.batch_size, len(self.epoch_rows))
+        self.steps_per_epoch = len(self.epoch_rows) // self.batch_size
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
@@ -178,11 +189,12 @@ class Training:
         is not finite ends it soon."""
         config, train = self.config, self.dataset.train
         train_mode(self.network)
-        batch_size = min(config.batch_size, len(self.epoch_rows))
-        order = torch.Generator().manual_seed(_mix(config.seed, epoch, 0))
-        draws = torch.Generator(self.device).manual_seed(
-            _mix(config.seed, epoch, 1 + self.workers.rank)
-        )
+        batch_size = self.batch_size
+        order = torch.Generator().manual_seed(mixed_seed(config.seed, epoch, 0))
+        draws = torch.Generator(self.device).manual_seed(mixed_seed(config.seed, epoch, 1))
+        if self.workers.count > 1:
+            own = mixed_seed(config.seed, epoch, 2 + self.workers.rank)
+            self.own_draws = torch.Generator(self.device).manual_seed(own)
         drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
         starts = range(0, self.steps_per_epoch * batch_size, batch_size)
@@ -201,37 +213,51 @@ class Training:
     def _step(self, images_NCHW: Tensor, labels_N: Tensor, draws: torch.Generator) -> Tensor:
         """One optimizer step; returns [summed loss, correct, images]."""
         config = self.config
-        x = augment(self.preprocess.resize(images_NCHW), config.augment, draws)
+        x = self.preprocess.resize(images_NCHW)
+        if self.workers.count == 1:
+            x = augment(x, config.augment, draws)
+        else:
+            x = augment(x, config.augment, draws, self.workers.rows, self.batch_size)
         x = self.preprocess.standardize(x)
-        targets = [(1.0, labels_N)]
+        targets: Targets = [(1.0, labels_N)]
         if config.mixup or config.cutmix:
-            x, partner_N, share_N = mix(x, draws, mixup=config.mixup, cutmix=config.cutmix)
+            # Images are mixed with others of the same worker.
+            own = self.own_draws or draws
+            x, partner_N, share_N = mix(x, own, mixup=config.mixup, cutmix=config.cutmix)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            logits_NK = self.synchronized(x)
-        logits_NK = logits_NK.float()
-        loss = self._loss(logits_NK, targets)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        logits_NK, loss = self._backward(x, targets)
         self.penalty.add_gradients()
         self.optimizer.step()
         self.average.update(self.network)
         with torch.no_grad():
             correct = (logits_NK.argmax(1) == labels_N).sum()
-            return torch.stack(
-                [loss.detach() * len(labels_N), correct, len(labels_N) + 0 * correct]
-            )
+            return torch.stack([loss * len(labels_N), correct, len(labels_N) + 0 * correct])
 
-    def _loss(self, logits_NK: Tensor, targets: list[tuple[Tensor | float, Tensor]]) -> Tensor:
-        """Mean cross entropy against a mixture of labels, [(share_N, labels_N), ...], each term
-        times its class's weight where losses are weighted."""
-        smoothing, weights_K = self.config.label_smoothing, self.loss_weights_K
-        losses_N = []
-        for share, labels in targets:
-            loss_N = F.cross_entropy(logits_NK, labels, label_smoothing=smoothing, reduction="none")
-            losses_N.append(share * (loss_N if weights_K is None else loss_N * weights_K[labels]))
-        return torch.stack(losses_N).sum(0).mean()
+    def _backward(self, x_NCHW: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+        """Add the mean loss's gradients, one part of the batch after another; returns logits
+        (float32) and loss, detached."""
+        images = len(x_NCHW)
+        weight = self.workers.loss_weight(images, self.batch_size)
+        # As many parts on every worker, and none of a single image, which BatchNorm refuses.
+        fewest = self.batch_size // self.workers.count if self.workers.count > 1 else images
+        parts = split_evenly(images, min(self.accumulate, fewest // 2))
+        logits, loss = [], torch.zeros((), device=self.device)
+        for part in parts:
+            share = (part.stop - part.start) / images
+            with self.workers.together(self.synchronized, last=part is parts[-1]):
+                with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                    logits_NK = self.synchronized(x_NCHW[part])
+                mean = share * self._loss(logits_NK.float(), part_of(targets, part))
+                (weight * mean).backward()
+            logits.append(logits_NK.detach().float())
+            loss += mean.detach()
+        return torch.cat(logits), loss
+
+    def _loss(self, logits_NK: Tensor, targets: Targets) -> Tensor:
+        smoothing = self.config.label_smoothing
+        return cross_entropy(logits_NK, targets, smoothing, self.loss_weights_K)
 
     def _set_lr(self, step: int) -> None:
         steps = self.config.epochs * self.steps_per_epoch
@@ -270,17 +296,3 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
         self.epoch = state["epoch"]
         self.losses = list(state["losses"])
-
-
-@contextmanager
-def seeded(*parts: int) -> Iterator[None]:
-    """Seed torch's global generators for a block and restore them after it: initialization and
-    dropout can draw from nothing else."""
-    with torch.random.fork_rng():
-        torch.manual_seed(_mix(*parts))
-        yield
-
-
-def _mix(*parts: int) -> int:
-    """One 63-bit seed from several numbers, without collisions between neighbours."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -8,7 +8,8 @@ from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.models.freeze import train_mode
 from raysearch.train.distributed import Workers
-from raysearch.train.loop import Training, seeded
+from raysearch.train.loop import Training
+from raysearch.train.seeding import seeded
 
 _SIGNS = (
     "DefaultCPUAllocator: can't allocate memory",
@@ -73,7 +74,7 @@ def measure_step(
     training = Training(config.model_copy(update={"compile": False}), dataset, device, Workers())
     train_mode(training.network)
     draws = torch.Generator(device).manual_seed(0)
-    rows = torch.arange(images)
+    rows = torch.arange(min(images, len(dataset.train)))
     batch = dataset.train.images_NCHW[rows].to(device), dataset.train.labels_N[rows].to(device)
     with seeded(config.seed):
         training._step(*batch, draws)  # makes the optimizer's state

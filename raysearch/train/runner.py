@@ -1,24 +1,28 @@
 """Run one trial into its folder: `fit`, its files, and its end."""
 
 import csv
+import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
+from raysearch.errors import InputError
 from raysearch.files import write_text
 from raysearch.models.registry import build_model, count_parameters
 from raysearch.models.weights import Weights
 from raysearch.probabilities import Probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
+from raysearch.train.device import device_name, free_memory
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
 from raysearch.train.memory import is_out_of_memory, remedy
 from raysearch.train.start import read_start
-from raysearch.train.trial import Origin, TrialFolder, make_record
+from raysearch.train.trial import Execution, Origin, TrialFolder, make_record
 
 METRICS = (
     "epoch",
@@ -42,16 +46,42 @@ def run_trial(
     device: torch.device,
     report: Callable[[dict[str, float]], None] = lambda metrics: None,
     workers: Workers | None = None,
+    accumulate: int = 1,
 ) -> str:
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
     "completed", "diverged", "out_of_memory".
 
     ``report`` gets the epoch's metrics, and under ``epochs`` how many there will be in all, once
     everything about the epoch is on disk; epochs that an earlier process already finished are not
-    reported again. Other exceptions pass through; the folder then says "failed" with the message.
+    reported again. A single worker that runs out of memory goes on once more, with each batch in
+    two parts (as does a later process in the same folder). Other exceptions pass through, as does
+    every one of several workers: the others wait, and only whoever started them can end them. The
+    folder then says "failed" with the message.
     """
     workers = workers or Workers()
     files = TrialFolder(folder)
+    parts = max(accumulate, recorded_parts(files, config))
+    run = functools.partial(
+        _run_once, files, trial, config, dataset, device=device, report=report, workers=workers
+    )
+    status = run(parts, may_retry=parts == 1)
+    if status == "out_of_memory" and parts == 1:
+        status = run(2, may_retry=False)
+    return status
+
+
+def _run_once(
+    files: TrialFolder,
+    trial: int,
+    config: TrainConfig,
+    dataset: Dataset,
+    parts: int,
+    *,
+    may_retry: bool,
+    device: torch.device,
+    report: Callable[[dict[str, float]], None],
+    workers: Workers,
+) -> str:
     state = load_state(files.checkpoint)
     recorder = Recorder(files, dataset, config.epochs, workers)
     recorder.begin(state["epoch"] if state else 0)
@@ -63,20 +93,38 @@ def run_trial(
 
     try:
         start = read_start(config) if state is None else None
-        recorder.describe(trial, config, start)
-        fit(config, dataset, on_epoch, state, device=device, workers=workers, start=start)
+        execution = Execution(workers.count, torch.get_num_threads(), parts, device_name(device))
+        recorder.describe(trial, config, start, execution)
+        options = {"workers": workers, "accumulate": parts, "start": start}
+        fit(config, dataset, on_epoch, state, device=device, **options)
         return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:
         return recorder.finish("diverged", str(error))
     except Exception as error:
-        if not is_out_of_memory(error):
-            recorder.finish("failed", f"{type(error).__name__}: {error}")
-            raise
         words = f"{type(error).__name__}: {error}"
+        if not is_out_of_memory(error) or workers.count > 1:
+            recorder.finish("failed", words)
+            raise
     # Out here no traceback holds on to the failed run's memory any more.
+    free_memory(device)
+    if may_retry:
+        return recorder.finish("out_of_memory", words)
     advice = remedy(config, dataset, device, workers)
-    message = f"batch_size {config.batch_size} does not fit on {device}. {advice} ({words})"
+    message = (
+        f"batch_size {config.batch_size} does not fit on {device}, not even in {parts} parts. "
+        f"{advice} ({words})"
+    )
     return recorder.finish("out_of_memory", message)
+
+
+def recorded_parts(files: TrialFolder, config: TrainConfig) -> int:
+    """How many parts the batches of the run of ``config`` in this folder were split into; 1 where
+    there is none."""
+    try:
+        record = files.read_record()
+    except InputError:
+        return 1
+    return record.execution.accumulate if record.train == config else 1
 
 
 class Recorder:
@@ -99,18 +147,27 @@ class Recorder:
             self.files.write_status("running", epoch)
             self.board = SummaryWriter(str(self.files.tensorboard), purge_step=epoch + 1)
 
-    def describe(self, trial: int, config: TrainConfig, start: Weights | None) -> None:
-        """Write config.json, unless the checkpoint that is gone on from has it already.
+    def describe(
+        self, trial: int, config: TrainConfig, start: Weights | None, execution: Execution
+    ) -> None:
+        """Write config.json; of one that the checkpoint that is gone on from has already, how the
+        trial is run alone.
 
         Raises `ConfigError` where the network of ``config`` cannot be built for this data.
         """
-        if not self.workers.leads or (self.rows and self.files.config.exists()):
+        if not self.workers.leads:
+            return
+        if self.rows and self.files.config.exists():
+            record = self.files.read_record()
+            if record.execution != execution:
+                self.files.write_record(replace(record, execution=execution))
             return
         channels, classes = self.dataset.shape[0], len(self.dataset.classes)
         with torch.random.fork_rng(devices=[]):
             network = build_model(config.model, channels, classes, config.image_size)
+        parameters = count_parameters(network)
         origin = start and Origin(start.source, start.sha256)
-        record = make_record(trial, config, self.dataset, count_parameters(network), origin)
+        record = make_record(trial, config, self.dataset, parameters, execution, origin)
         self.files.write_record(record)
 
     def record(self, end: EpochEnd) -> None:
@@ -166,8 +223,8 @@ class Recorder:
             return ""
         best = min(self.rows, key=lambda row: row["validation_log_loss"])
         return (
-            f"early_stopping: no lower validation log loss for {patience} epochs; the lowest was "
-            f"that of epoch {best['epoch']}, and {self.epochs} epochs were planned"
+            f"early_stopping {patience}: validation log loss was lowest after epoch "
+            f"{best['epoch']}; {self.epochs} epochs were planned"
         )
 
     def finish(self, status: str, error: str = "", stopped: str = "") -> str:

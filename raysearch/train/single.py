@@ -18,9 +18,15 @@ from raysearch.train.trial import TrialFolder
 
 
 def train_one(
-    config: TrainConfig, data: Path, folder: Path, device: torch.device, console: Console
+    config: TrainConfig,
+    data: Path,
+    folder: Path,
+    device: torch.device,
+    console: Console,
+    accumulate: int = 1,
 ) -> dict[str, Any]:
     """Train ``config`` on the shards in ``data``, or go on with it where ``folder`` holds it.
+    ``accumulate`` is that of `run_trial`.
 
     A configuration file that it begins from (``init_from``) is trained first, into ``folder/init``.
 
@@ -48,7 +54,9 @@ def train_one(
             soft_wrap=True,
         )
 
-    status = run_trial(folder, 0, config, dataset, device=device, report=show)
+    status = run_trial(
+        folder, 0, config, dataset, device=device, report=show, accumulate=accumulate
+    )
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
     if stopped := files.read_status().get("stopped"):

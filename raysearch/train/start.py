@@ -5,12 +5,15 @@ name and shape, from another run's best trial, a trial, or a member of an artifa
 a checkpoint of its own it needs neither again.
 """
 
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import nn
 
 from raysearch.config import TrainConfig
+from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError, FieldError, InputError
 from raysearch.models.freeze import head_names
 from raysearch.models.pretrained import (
@@ -21,6 +24,7 @@ from raysearch.models.pretrained import (
     read_pretrained,
     take_fitting,
 )
+from raysearch.models.registry import check_model
 from raysearch.models.weights import Weights, compare, read_weights
 from raysearch.train.trial import TrialFolder, trial_folders
 
@@ -111,6 +115,27 @@ def fit_start(
             "and options."
         )
     return fitted
+
+
+def check_starts(configs: Sequence[TrainConfig], dataset: Dataset) -> None:
+    """Read all weights that ``configs`` start from and hold them against their networks, so that
+    none of many runs fails for them; a hub is asked here first. Says on stderr what was found.
+
+    Raises `ConfigError` or `RunError`.
+    """
+    channels, classes = dataset.shape[0], dataset.classes
+    distinct = {
+        (train.model.model_dump_json(), train.image_size, train.pretrained, train.init_from): train
+        for train in configs
+        if start_field(train)
+    }
+    for train in distinct.values():
+        weights = read_start(train)
+        network = check_model(train.model, train.image_size, channels, len(classes))
+        fitted = fit_start(weights, train, channels, classes, network)
+        print(f"{train.model.name} starts from {weights.source}: {fitted}", file=sys.stderr)
+    if any(is_pointless(train) for train in configs):
+        print(POINTLESS, file=sys.stderr)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
 validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
+cost.json                   what the network costs, once that was measured (`ensemble.measure`)
 """
 
 import json
@@ -32,8 +33,23 @@ STATUSES = (
     "interrupted",
     "diverged",
     "out_of_memory",
+    "timeout",
+    "worker_lost",
     "failed",
 )
+FAILURES = STATUSES[STATUSES.index("diverged") :]
+"""The last of `STATUSES`: a trial that ended so has failed, and is not gone on with."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How a trial is run, which is no part of what it is: ``threads`` of each of ``workers``
+    processes on ``device``, every batch in ``accumulate`` parts."""
+
+    workers: int = 1
+    threads: int = 1
+    accumulate: int = 1
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,6 +79,7 @@ class TrialRecord:
     parameters: int
     images_on: Literal["device", "host"] = "device"
     """Where its images waited."""
+    execution: Execution = Execution()
     started_from: Origin | None = None
 
     def build(self) -> tuple[Preprocess, nn.Module]:
@@ -91,6 +108,7 @@ def make_record(
     train: TrainConfig,
     dataset: Dataset,
     parameters: int,
+    execution: Execution,
     started_from: Origin | None = None,
 ) -> TrialRecord:
     return TrialRecord(
@@ -103,6 +121,7 @@ def make_record(
         data_fingerprint=dataset.fingerprint,
         parameters=parameters,
         images_on=dataset.images_on,
+        execution=execution,
         started_from=started_from,
     )
 
@@ -119,6 +138,7 @@ class TrialFolder:
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"
         self.validation = self.path / "validation.arrow"
+        self.cost = self.path / "cost.json"
 
     def write_record(self, record: TrialRecord) -> None:
         write_json(self.config, record.to_json())

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from raysearch.cli.run import register
 from raysearch.data.shards import open_shards, write_shards
 from raysearch.errors import ConfigError
-from raysearch.pipeline import Limits, prepare, start_run
+from raysearch.pipeline import Limits, prepare
+from raysearch.runfolder import start_run
 from raysearch.space import load_space
 from raysearch.train.trial import TrialFolder
 
@@ -102,6 +103,12 @@ def test_fault_that_the_data_brings_out_is_named_where_it_stands(
         error = caught.value
     assert isinstance(error, ConfigError)
     assert str(error).startswith(f"{tmp_path}/{place}{message}")
+
+
+def test_fault_of_a_shipped_configuration_is_named_in_its_file(tmp_path, data, run_command):
+    """Its classes are happy, sad and neutral."""
+    with pytest.raises(ConfigError, match=r"_3_classes.yaml:\d+:\d+: .*'neutral' has no"):
+        run_command("train", "baselines/p2_hog_dcnn_3_classes", "--data", data, "--out", tmp_path)
 
 
 @pytest.mark.parametrize("classes", ["[sad]", "[sad, sad]", "sad", "[]"])

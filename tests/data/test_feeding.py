@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raysearch.data import dataset as datasets
-from raysearch.data.dataset import channel_statistics, load_dataset
+from raysearch.data.dataset import channel_statistics, load_dataset, load_split
 from raysearch.data.feeding import HostImages, fed, in_slices
 from raysearch.data.reading import Split
-from raysearch.data.shards import write_shards
+from raysearch.data.shards import open_shards, write_shards
+from raysearch.errors import RunError
 
 
 class Recorder:
@@ -90,6 +91,17 @@ def test_failed_read_is_raised_in_its_turn_and_leaves_no_thread(images):
     assert threading.active_count() == before
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_images_reach_a_gpu_whole_while_it_computes(rng):
+    array = rng.integers(0, 256, (600, 3, 64, 64), dtype=np.uint8)
+    rows = [torch.from_numpy(rng.integers(0, 600, 256)) for _ in range(40)]
+    busy = torch.randn(4096, 4096, device="cuda")
+    with fed(HostImages(array, "cuda"), rows) as batches:
+        for picked, batch in zip(rows, batches, strict=True):
+            busy = (busy @ busy).clamp(-1, 1)
+            assert batch.is_cuda and torch.equal(batch.cpu(), torch.from_numpy(array)[picked])
+
+
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
 def test_block_that_is_left_in_the_middle_leaves_no_thread(images, stop):
     before = threading.active_count()
@@ -131,6 +143,15 @@ def test_set_on_the_host_is_the_set_on_the_device(folder, classes):
         with left.batches(rows) as expected, right.batches(rows) as found:
             for (images, labels), (others, theirs) in zip(expected, found, strict=True):
                 assert torch.equal(images, others) and torch.equal(labels, theirs)
+
+
+def test_set_that_does_not_fit_on_the_device_says_what_to_set(folder, monkeypatch):
+    huge = np.broadcast_to(np.uint8(0), (10**9, 3, 1000, 1000))
+    monkeypatch.setattr(Split, "images_NCHW", property(lambda split: huge))
+    split = open_shards(folder).split("train")
+    with pytest.raises(RunError, match=r"3,000,000.0 GB\) do not fit on cpu.*set it to host"):
+        load_split(split, torch.device("cpu"), "device")
+    assert len(load_split(split, torch.device("cpu"), "host").images_NCHW) == 10**9
 
 
 @pytest.mark.parametrize("images_on", ["device", "host"])

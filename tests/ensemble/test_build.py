@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from raysearch.data.shards import open_shards
 from raysearch.ensemble.artifact import load_artifact
 from raysearch.ensemble.build import build_ensemble
+from raysearch.ensemble.cost import Budget
 from raysearch.ensemble.library import load_library
 from raysearch.ensemble.rescore import rescore, without_lost_weights
 from raysearch.errors import ArtifactError, ConfigError, DataError
@@ -98,8 +99,8 @@ def test_built_ensemble_is_exported_and_reported(run, objective):
     report = build_ensemble(run, objective=objective, on_progress=lines.append)
     values = report.to_json()
     assert list(values) == [
-        "objective", "members", "validation", "nested", "best_single", "baselines", "front",
-        "trajectory", "seconds", "skipped",
+        "objective", "members", "validation", "nested", "best_single", "baselines", "cost",
+        "front", "trajectory", "seconds", "skipped",
     ]  # fmt: skip
     assert sum(member["weight"] for member in values["members"]) == pytest.approx(1)
     assert sorted(values["baselines"]) == ["hard_vote", "mean", "top_k", "weighted_mean"]
@@ -111,6 +112,34 @@ def test_built_ensemble_is_exported_and_reported(run, objective):
     exported = artifact.manifest.scores
     assert exported["exported"]["accuracy"] == pytest.approx(values["validation"]["accuracy"])
     assert [m.trial for m in artifact.manifest.members] == [m["trial"] for m in values["members"]]
+
+
+def test_costs_are_reported_of_members_of_the_front_and_of_the_artifact(run):
+    report = build_ensemble(run).to_json()
+    networks = {(m["trial"], m["candidate"].split("_")[0]): m for m in report["members"]}
+    assert report["cost"]["params"] == sum(m["params"] for m in networks.values())
+    assert report["cost"]["latency_ms"] > 0 and report["cost"]["latency_64_ms"] > 0
+    assert report["cost"] == load_artifact(run / "ensemble").manifest.cost
+    card = (run / "ensemble" / "README.md").read_text()
+    assert f"parameters: {report['cost']['params']:,}" in card and "time for 64 images" in card
+    for point in report["front"]:
+        assert {"params", "latency_ms", "flops", "accuracy", "log_loss", "members"} <= set(point)
+        assert point["latency_ms"] > 0
+    best = min(point["log_loss"] for point in report["front"])
+    assert best == pytest.approx(report["validation"]["log_loss"], abs=1e-6)
+
+
+def test_budgets_of_parameters_and_time_are_kept_and_what_is_over_them_named(run):
+    small = trial_folder(run, 0).read_record().parameters
+    report = build_ensemble(run, budget=Budget(max_params=small, max_latency_ms=1000))
+    assert report.cost["params"] == small
+    assert {member["trial"] for member in report.members} == {0}
+    assert all(member["latency_ms"] > 0 for member in report.members)
+    assert "over the budget" in report.skipped["0002/ema"]
+    with pytest.raises(ArtifactError, match="cheapest is 0000/ema"):
+        build_ensemble(run, budget=Budget(max_params=10))
+    with pytest.raises(ArtifactError, match="the budget 1e-07 ms"):
+        build_ensemble(run, budget=Budget(max_latency_ms=1e-7))
 
 
 def test_selected_candidates_are_in_fp32_by_the_end(run, shards):
@@ -172,7 +201,8 @@ def test_command_prints_one_json_object_or_the_honest_headline(run):
     assert result.exit_code == 0, result.output
     values = json.loads(result.stdout)
     assert values == json.loads((run / "ensemble_report.json").read_text())
-    result = CliRunner().invoke(app, [str(run), "--max-members", "2"])
+    arguments = ["--max-members", "2", "--max-params", "1M", "--max-latency-ms", "50"]
+    result = CliRunner().invoke(app, [str(run), *arguments])
     assert "nested cross-validation" in result.stdout
     assert "optimistic" in result.stdout
     assert str(run / "ensemble") in result.stdout.replace("\n", "")

@@ -8,7 +8,6 @@ from made_run import CLASSES, make_data, make_run
 from PIL import Image
 
 from raysearch import metrics
-from raysearch.cli import app
 from raysearch.data.shards import open_shards, write_shards
 from raysearch.ensemble.build import build_ensemble, open_data
 from raysearch.ensemble.evaluation import evaluate
@@ -36,16 +35,6 @@ def shards(run):
 @pytest.fixture(scope="module")
 def predictor(run):
     return Predictor(run / "ensemble")
-
-
-def invoke(*arguments):
-    from typer.testing import CliRunner
-
-    from raysearch.cli import _register
-
-    if not app.registered_commands:
-        _register()
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
 def test_ensemble_is_of_these_classes_and_this_view(run, shards, predictor):
@@ -80,10 +69,11 @@ def test_classes_may_stand_in_any_order(shards, predictor, tmp_path):
     assert exact == expected | {"classes_left_out": []}
 
 
-def test_command_says_what_it_left_out_and_that_it_was_selected_here(run):
-    done = invoke("evaluate", run / "ensemble", "--data", run.parent / "data", "--split",
-                  "validation", "--json")  # fmt: skip
-    assert done.exit_code == 0
+def test_command_says_what_it_left_out_and_that_it_was_selected_here(run, run_command):
+    data = run.parent / "data"
+    done = run_command(
+        "evaluate", run / "ensemble", "--data", data, "--split", "validation", "--json"
+    )
     assert json.loads(done.stdout)["classes_left_out"] == ["cross"]
     assert "does not know the classes cross: their images are left out" in done.stderr
     assert "selected on this split" in done.stderr
@@ -110,9 +100,9 @@ def test_split_without_these_classes_says_so(shards, predictor, tmp_path):
         evaluate(predictor, open_shards(tmp_path), "test")
 
 
-def test_prediction_has_these_classes_alone(run, shards, tmp_path):
+def test_prediction_has_these_classes_alone(run, shards, tmp_path, run_command):
     Image.fromarray(shards.split("validation").images_NCHW[0, 0]).save(tmp_path / "0.png")
-    done = invoke("predict", run / "ensemble", tmp_path / "0.png", "--json")
+    done = run_command("predict", run / "ensemble", tmp_path / "0.png", "--json")
     assert list(json.loads(done.stdout)[0]["probabilities"]) == KEPT
 
 

@@ -8,10 +8,14 @@ from raysearch.models.cnn import cnn
 from raysearch.models.registry import count_parameters
 
 
+def layers_of(network: nn.Sequential) -> list[nn.Module]:
+    return [*network.blocks, network.flatten, *network.dense]
+
+
 def maps(network: nn.Sequential, side: int = 48) -> list[tuple[int, int]]:
     """Channels and side after each convolution and each pooling that reduces."""
     x, found = torch.zeros(2, 1, side, side), []
-    for layer in network:
+    for layer in layers_of(network):
         before, x = x, layer(x)
         if isinstance(layer, nn.Conv2d) or (x.ndim == 4 and x.shape != before.shape):
             found.append((x.shape[1], x.shape[2]))
@@ -84,17 +88,18 @@ def test_activations_norms_and_dropout_stand_where_asked():
         block_dropout=[0.1, 0.2],
         dropout=[0.3, 0.4],
     )
-    names = [type(layer).__name__ for layer in network]
+    layers = layers_of(network)
+    names = [type(layer).__name__ for layer in layers]
     block = ["Conv2d", "BatchNorm2d", "ELU", "MaxPool2d", "Dropout"]
     dense = ["Linear", "BatchNorm1d", "Sigmoid", "Dropout"]
     assert names == [*block, *block, "Flatten", *dense, *dense, "Linear", "BatchNorm1d"]
-    rates = [layer.p for layer in network if isinstance(layer, nn.Dropout)]
+    rates = [layer.p for layer in layers if isinstance(layer, nn.Dropout)]
     assert rates == [0.1, 0.2, 0.3, 0.4]
 
 
 def test_weights_start_within_glorots_bound_and_biases_at_zero():
     network = cnn(3, 7, 32, blocks=[8], kernels=5, hidden=[16])
-    for layer in network:
+    for layer in layers_of(network):
         if isinstance(layer, (nn.Conv2d, nn.Linear)):
             taps = layer.weight[0, 0].numel()
             bound = (6 / (taps * (layer.weight.shape[0] + layer.weight.shape[1]))) ** 0.5

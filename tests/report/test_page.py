@@ -59,7 +59,7 @@ def test_page_needs_no_network_and_no_other_file(full_run):
     text = write(full_run)
     assert all(link.startswith("#") for link in Outline(text).links)
     assert not re.search(r"<script|@import|url\((?!#)|<link|<iframe", text)
-    assert text.count("<svg") == 7
+    assert text.count("<svg") == 8
 
 
 def test_figures_follow_the_text_colour_and_share_no_names(full_run):
@@ -80,6 +80,21 @@ def test_synthetic_data_is_named_and_other_data_is_not(full_run):
 def test_candidates_that_were_left_out_are_named_with_the_reason(full_run):
     text = write(full_run)
     assert "<dt>trial 9 ema</dt><dd>belongs to other data</dd>" in text
+
+
+def test_costs_of_the_exported_ensemble_are_shown_with_their_machine(full_run):
+    text = re.sub(r"\s+", " ", write(full_run))
+    assert "<td>30,000</td> <td>0.121 MB</td><td>2.5 M</td> <td>1.75 ms</td>" in text
+    assert "A CPU, 4 cores; 64 images at once take 40.5 ms" in text
+    assert "time for one image" in text
+
+
+def test_report_of_an_ensemble_whose_costs_are_unknown_is_still_written(full_run):
+    path = full_run / "ensemble_report.json"
+    report = json.loads(path.read_text())
+    del report["cost"]
+    path.write_text(json.dumps(report))
+    assert "all, as exported" not in write(full_run)
 
 
 def test_headline_is_the_nested_estimate(full_run):

@@ -14,9 +14,9 @@ from raysearch.data.dataset import load_dataset
 from raysearch.data.synthetic import synthesize
 from raysearch.errors import ConfigError, RunError
 from raysearch.models.registry import build_model
-from raysearch.pipeline import Prepared, check_starts
 from raysearch.space import load_space
 from raysearch.train.checkpoint import save_weights
+from raysearch.train.start import check_starts
 from raysearch.train.trial import TrialFolder, TrialRecord
 
 TWO = "  model:\n    name: {choice: [vgg, mlp]}\n    depth: {int: [4, 9], when: {model: vgg}}\n"
@@ -166,16 +166,12 @@ def dataset(tmp_path_factory):
     return load_dataset(folder)
 
 
-def prepared(space, dataset) -> Prepared:
-    return Prepared(space, Path(), True, dataset, plan=None, seed=0, time_budget=None)
-
-
 def test_weights_are_held_against_every_network_before_a_search(tmp_path, weights, dataset, capsys):
-    check_starts(prepared(load(tmp_path, START % 4), dataset))
+    check_starts(load(tmp_path, START % 4).starts, dataset)
     said = capsys.readouterr().err
     assert said == f"vgg starts from {weights}: 26 of 26 tensors\n"
     with pytest.raises(ConfigError, match="vgg.safetensors does not fit the network 'vgg'"):
-        check_starts(prepared(load(tmp_path, START % 8), dataset))
+        check_starts(load(tmp_path, START % 8).starts, dataset)
 
 
 def test_hub_is_asked_before_a_search(tmp_path, dataset, monkeypatch):
@@ -185,9 +181,9 @@ def test_hub_is_asked_before_a_search(tmp_path, dataset, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     space = load(tmp_path, "train:\n  model: timm/test_resnet\n  pretrained: hub\n")
     with pytest.raises(RunError, match="did not come from the hub"):
-        check_starts(prepared(space, dataset))
+        check_starts(space.starts, dataset)
 
 
 def test_search_that_freezes_what_has_not_learned_is_warned_about_once(tmp_path, dataset, capsys):
-    check_starts(prepared(load(tmp_path, f"train:\n{TWO}  freeze_depth: 1\n"), dataset))
+    check_starts(load(tmp_path, f"train:\n{TWO}  freeze_depth: 1\n").starts, dataset)
     assert capsys.readouterr().err.count("warning: freeze_depth without") == 1

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from small_runs import make_config, make_dataset, run_fit, timeless
 from torch import distributed as dist
 from torch import nn
-from two_workers import EARLY, TRIAL, deterministic
+from two_workers import EARLY, TRIAL, deterministic, normalized
 
 from raysearch import metrics
 from raysearch.models.freeze import frozen_tensors
@@ -103,6 +103,18 @@ def test_two_workers_stop_early_in_the_epoch_in_which_one_does(seen):
         assert together == pytest.approx(timeless(end.metrics), abs=1e-3)
 
 
+def test_batchnorm_augmentation_and_uneven_shares_do_not_depend_on_the_number_of_workers(seen):
+    alone = run_fit(normalized(), make_dataset())
+    for end, together in zip(alone, seen[0]["uneven"], strict=True):
+        assert together == pytest.approx(timeless(end.metrics), abs=2e-3)
+
+
+def test_two_workers_that_split_their_batches_train_as_one_that_does_not(seen):
+    alone = run_fit(deterministic(), make_dataset())
+    for end, together in zip(alone, seen[0]["parts"], strict=True):
+        assert together == pytest.approx(timeless(end.metrics), abs=1e-4)
+
+
 def test_validation_scores_are_those_of_all_rows_in_order(seen):
     labels_V = make_dataset().validation.labels_N.numpy()
     last, probs_VK = seen[0]["plain"][-1], np.array(seen[0]["probs_VK"], np.float32)
@@ -128,7 +140,7 @@ def test_only_the_leader_writes(folder):
 
 
 def test_kept_probabilities_are_those_of_the_kept_weights(folder):
-    """Both halves of validation, though each worker has batch statistics of its own."""
+    """Both halves of validation."""
     files, dataset = TrialFolder(folder / "whole-0"), make_dataset()
     preprocess, network = files.read_record().build()
     kept = read_probabilities(files.validation)

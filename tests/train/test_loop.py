@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from small_runs import (
     SIDE,
     Stopped,
@@ -27,8 +29,10 @@ from raysearch.models.registry import build_model
 from raysearch.train.augment import augment
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
-from raysearch.train.loop import Diverged, Training, fit, seeded
+from raysearch.train.loop import Diverged, Training, fit
 from raysearch.train.mixing import mix
+from raysearch.train.seeding import seeded
+from raysearch.train.targets import split_evenly
 
 LOSSES = Path(__file__).parents[1] / "assets" / "losses_smoke.csv"
 ALL_AUGMENTS = {"mirror": 0.5, "shift": 0.1, "rotate": 10, "zoom": 0.1, "contrast": 0.2}
@@ -290,6 +294,29 @@ def test_small_vgg_learns(precision):
     assert ends[-1].metrics["train_loss"] < 0.5 * ends[0].metrics["train_loss"]
     assert ends[-1].metrics["validation_accuracy"] > 0.85  # chance: 0.33
     assert ends[-1].metrics["validation_log_loss"] < 0.5  # chance: 1.10
+
+
+@given(st.integers(1, 300), st.integers(0, 9))
+def test_parts_of_a_batch_are_even_and_leave_nothing_out(rows, parts):
+    slices = split_evenly(rows, min(parts, rows))
+    assert [row for part in slices for row in range(rows)[part]] == list(range(rows))
+    sizes = [part.stop - part.start for part in slices]
+    assert max(sizes) - min(sizes) <= 1 and len(sizes) == max(min(parts, rows), 1)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 100])
+def test_batch_in_parts_gives_the_same_steps_and_holds_fewer_images_at_a_time(parts, monkeypatch):
+    mixed = {"mixup": 0.2, "label_smoothing": 0.1, "balance": "weighted_loss"}
+    config = make_config({"name": "mlp", "hidden": [16], "dropout": 0.0}, **mixed)
+    whole, seen = run_fit(config, make_dataset()), []
+    forward = torch.nn.Flatten.forward
+    monkeypatch.setattr(
+        torch.nn.Flatten, "forward", lambda self, x: seen.append(len(x)) or forward(self, x)
+    )
+    split = run_fit(config, make_dataset(), accumulate=parts)
+    for one, other in zip(whole, split, strict=True):
+        assert timeless(other.metrics) == pytest.approx(timeless(one.metrics), abs=1e-5)
+    assert 2 <= min(seen) <= -(-32 // parts) + 1
 
 
 def smoke_losses() -> list[dict[str, float]]:

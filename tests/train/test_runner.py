@@ -1,6 +1,7 @@
 """`run_trial`: what is on disk when, how trials end, and that nothing costs more than an epoch."""
 
 import dataclasses
+import itertools
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from small_runs import (
 )
 
 from raysearch.errors import ConfigError
+from raysearch.files import remove_stale
 from raysearch.probabilities import read_probabilities
 from raysearch.train.checkpoint import load_state
 from raysearch.train.evaluate import predict_probs
@@ -172,20 +174,54 @@ def test_learning_rate_far_too_high_diverges(tmp_path):
     assert status["epochs"] == 0 and "epoch 1" in status["error"]
 
 
-def test_running_out_of_memory_is_a_status_that_names_the_batch_size(tmp_path, monkeypatch):
-    step, steps = Training._step, []
+def exhaust(monkeypatch, *exhausted: int) -> None:
+    """Let memory run out in these steps, counted from 1; an epoch has three."""
+    step, steps = Training._step, itertools.count(1)
 
-    def exhaust(self, *arguments):
-        steps.append(1)
-        if len(steps) == 5:  # in the second epoch of three steps each
+    def run_step(self, *arguments):
+        if next(steps) in exhausted:
             raise torch.OutOfMemoryError("tried to allocate 9 GiB")
         return step(self, *arguments)
 
-    monkeypatch.setattr(Training, "_step", exhaust)
+    monkeypatch.setattr(Training, "_step", run_step)
+
+
+def test_trial_that_runs_out_of_memory_goes_on_with_batches_in_two_parts(tmp_path, monkeypatch):
+    config = make_config(model={"name": "mlp", "hidden": [16], "dropout": 0.0})
+    run(tmp_path / "whole", config)
+    exhaust(monkeypatch, 5)  # in the second epoch
+    assert run(tmp_path / "split", config) == "completed"
+    split = TrialFolder(tmp_path / "split")
+    assert split.read_status() == {"status": "completed", "epochs": 3, "error": ""}
+    assert split.read_record().execution.accumulate == 2
+    assert split.read_record().train == config
+    rows = read_metrics(split.metrics)
+    for row, whole in zip(rows, read_metrics(tmp_path / "whole" / "metrics.csv"), strict=True):
+        assert timeless(row) == pytest.approx(timeless(whole), abs=1e-5)
+
+
+def test_process_that_goes_on_with_split_batches_splits_them_too(tmp_path, monkeypatch):
+    exhaust(monkeypatch, 2)
+    with pytest.raises(Stopped):
+        run(tmp_path, report=stop_at(1))
+    parts = []
+    backward = Training._backward
+    monkeypatch.setattr(
+        Training,
+        "_backward",
+        lambda self, *arguments: parts.append(self.accumulate) or backward(self, *arguments),
+    )
+    assert run(tmp_path) == "completed"
+    assert set(parts) == {2}
+
+
+def test_running_out_of_memory_twice_is_a_status_that_names_the_batch_size(tmp_path, monkeypatch):
+    exhaust(monkeypatch, 5, 7)
     assert run(tmp_path) == "out_of_memory"
     status = TrialFolder(tmp_path).read_status()
     assert (status["status"], status["epochs"]) == ("out_of_memory", 1)
-    assert status["error"].startswith("batch_size 32 does not fit on cpu. Try batch_size 16. (")
+    told = "batch_size 32 does not fit on cpu, not even in 2 parts. Try batch_size 16. ("
+    assert status["error"].startswith(told)
     assert "tried to allocate 9 GiB" in status["error"]
 
 
@@ -201,10 +237,7 @@ def test_early_end_is_completed_and_says_why(tmp_path, monkeypatch):
     assert run(tmp_path, config, report=reported.append) == "completed"
     assert [(m["epoch"], m["epochs"]) for m in reported] == [(1, 5), (2, 5), (3, 5), (4, 4)]
     files = TrialFolder(tmp_path)
-    why = (
-        "early_stopping: no lower validation log loss for 2 epochs; the lowest was that of "
-        "epoch 2, and 5 epochs were planned"
-    )
+    why = "early_stopping 2: validation log loss was lowest after epoch 2; 5 epochs were planned"
     expected = {"status": "completed", "epochs": 4, "error": "", "stopped": why}
     assert files.read_status() == expected
     kept = read_probabilities(files.validation)
@@ -307,6 +340,9 @@ def test_trial_killed_at_any_write_goes_on_and_ends_the_same(tmp_path):
     # "running" and config.json; weights, probabilities, metrics, state and status in each of two
     # epochs, and raw weights in the last; "completed".
     assert len(killed) == 14
+    assert len(list(tmp_path.rglob(".*.tmp"))) == 14
+    assert len(remove_stale(tmp_path)) == 14
+    assert not list(tmp_path.rglob(".*.tmp"))
     for folder in killed:
         assert TrialFolder(folder).read_status()["status"] in ("pending", "running"), folder
         status = run_trial(folder, 0, KILLED, make_dataset(), device=CPU)

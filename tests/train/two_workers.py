@@ -32,11 +32,21 @@ def deterministic(**changes) -> TrainConfig:
     return make_config(model=model, augment={"mirror": 0.0}, **changes)
 
 
+def normalized(**changes) -> TrainConfig:
+    """BatchNorm and augmentation, which must not depend on the number of workers either, and a
+    batch that two workers cannot share evenly."""
+    model = {"name": "vgg", "width": 4, "depth": 4, "dropout": 0.0}
+    augment = {"mirror": 0.5, "shift": 0.1, "rotate": 10, "noise": 0.05, "erase": 0.2}
+    return make_config(model=model, augment=augment, batch_size=31, **changes)
+
+
 def work(workers: Workers, folder: Path) -> dict:
     dataset = make_dataset()
     plain = run_fit(deterministic(), dataset, workers=workers)
     frozen = run_fit(make_config("vgg", epochs=1, freeze_depth=2), dataset, workers=workers)
     early = run_fit(deterministic(**EARLY), dataset, workers=workers)
+    uneven = run_fit(normalized(), dataset, workers=workers)
+    parts = run_fit(deterministic(), dataset, workers=workers, accumulate=2)
     whole, resumed = [], []
 
     def stop(metrics: dict) -> None:
@@ -54,6 +64,8 @@ def work(workers: Workers, folder: Path) -> dict:
     run_trial(folder / "resumed", 0, TRIAL, dataset, report=resumed.append, **options)
     return {
         "plain": [timeless(end.metrics) for end in plain],
+        "uneven": [timeless(end.metrics) for end in uneven],
+        "parts": [timeless(end.metrics) for end in parts],
         "probs_VK": plain[-1].probs_VK.tolist(),
         "frozen": {n: t.tolist() for n, t in frozen[-1].training.network.state_dict().items()},
         "early": [timeless(end.metrics) for end in early],

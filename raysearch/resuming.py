@@ -1,0 +1,89 @@
+"""Going on with a run: as it is, with raised limits, or with another space as a new run."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from raysearch.errors import ConfigError, InputError
+from raysearch.files import atomic_folder, write_text
+from raysearch.pipeline import Limits, Prepared, prepare
+from raysearch.runfolder import read_run, start_run
+from raysearch.space import SearchSpace, load_space
+from raysearch.train.start import check_starts
+from raysearch.train.trial import trial_folders
+
+
+def own_space(run: Path, description: dict[str, Any]) -> SearchSpace:
+    folder = Path(description.get("space_folder", run))
+    return load_space(run / "space.yaml", folder=folder, look=False)
+
+
+def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
+    """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
+    ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
+    budget counts for this time alone."""
+    description = read_run(run)
+    space = own_space(run, description)
+    raised = {name: value for name, value in raised.items() if value is not None}
+    limits = replace(Limits(**description["limits"]), **raised)
+    data = Path(description["data"])
+    prepared = prepare(space, str(data), limits, description["seed"], data)
+    _require_same_data(prepared, run, description)
+    lasting = {name: value for name, value in raised.items() if name != "time_budget"}
+    if lasting:
+        description["limits"] |= lasting
+        write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
+    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
+    if len(statuses) < prepared.plan.trials:
+        check_starts(space.starts, prepared.dataset)
+    unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
+    return prepared, unfinished or len(statuses) < prepared.plan.trials
+
+
+def change_space(run: Path, given: str, name: str | None) -> Path:
+    """The run to go on with where ``run`` is to be resumed with the space ``given``: itself where
+    that is its own; else a new run beside it called ``name``, made here, with those of its
+    finished trials that lie in the new space.
+
+    Raises `ConfigError` with every difference where there is no name for a new run, `InputError`
+    where there is such a run already.
+    """
+    from raysearch.search.newstudy import import_trials
+
+    description, space = read_run(run), load_space(given)
+    changes = own_space(run, description).diff(space)
+    if not changes:
+        return run
+    listed = "".join(f"\n  {line}" for line in changes)
+    if name is None:
+        raise ConfigError(
+            f"A study has one space, and {space.path} is not that of {run}:{listed}\n"
+            "Go on without --space, or add --new-study NAME: a new run with those finished trials "
+            "that lie in the new space."
+        )
+    target = run.parent / name
+    if target.exists():
+        raise InputError(f"{target} exists already; choose another --new-study.")
+    limits, data = Limits(**description["limits"]), Path(description["data"])
+    prepared = prepare(space, str(data), limits, description["seed"], data)
+    _require_same_data(prepared, run, description)
+    with atomic_folder(target) as folder:
+        start_run(prepared, folder, sys.argv, limits)
+        imported = import_trials(run, folder, space)
+    print(f"{space.path} changes the space of {run}:{listed}", file=sys.stderr)
+    for number, reason in imported.reasons.items():
+        print(f"trial {number} stays behind: {reason}", file=sys.stderr)
+    print(f"{target} begins with {len(imported.numbers)} trials of {run}", file=sys.stderr)
+    return target
+
+
+def _require_same_data(prepared: Prepared, run: Path, description: dict[str, Any]) -> None:
+    if prepared.dataset.fingerprint != description["data_fingerprint"]:
+        raise ConfigError(
+            f"The data in {prepared.data} has changed since {run} began (fingerprint "
+            f"{prepared.dataset.fingerprint}, was {description['data_fingerprint']}). "
+            "Scores on the two cannot be compared: start a new run."
+        )

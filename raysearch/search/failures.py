@@ -1,0 +1,107 @@
+"""Trials that fail: which status each gets, when one hangs, and when too many have failed.
+
+What a trial's process can tell by itself (divergence, memory, an exception) it reports; this
+watches from outside for what it cannot: that it is lost, or that nothing comes from it any more.
+"""
+
+import time
+from collections import Counter
+from typing import Any
+
+import ray
+from ray import tune
+
+RESTARTS = 2
+"""How often a trial whose process was lost is started anew."""
+START_SECONDS = 600.0
+"""What a process may take to start, before the clock of its first epoch does."""
+ENDED_BEFORE_VERDICT = 5
+"""Trials that must have ended before a search is given up for failures."""
+
+
+class Failures(tune.Callback):
+    """Ends trials of which no epoch came for ``timeout`` seconds (None: never), and counts.
+
+    ``ends`` maps the number of every trial that ended since this search started to its status and
+    error, the latter "" for a trial that did not fail.
+    """
+
+    def __init__(self, timeout: float | None):
+        self.timeout = timeout
+        self.heard: dict[str, float] = {}
+        self.hung: set[str] = set()
+        self.ends: dict[int, tuple[str, str]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        self.heard[trial.trial_id] = time.monotonic() + START_SECONDS
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_: Any):
+        self.heard[trial.trial_id] = time.monotonic()
+
+    def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
+        if self.timeout is None:
+            return
+        late = time.monotonic() - self.timeout
+        for trial in trials:
+            running = trial.status == "RUNNING" and trial.trial_id not in self.hung
+            if running and self.heard.get(trial.trial_id, late) < late:
+                self._kill(trial)
+
+    def _kill(self, trial: Any) -> None:
+        """End the trial's process, whatever it is doing; Tune then sees that it is gone, and
+        starts others."""
+        self.hung.add(trial.trial_id)
+        trial.max_failures = 0  # what hung would hang again
+        ray.kill(trial.temporary_state.ray_actor)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        result = trial.last_result
+        finished = "completed" if result["epoch"] >= result["epochs"] else "pruned"
+        end = result.get("status", finished), result.get("error", "")
+        self.ends[trial.config["trial"]] = end
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        if trial.trial_id in self.hung:
+            end = "timeout", timeout_words(self.timeout)
+        else:
+            end = describe(trial.get_pickled_error())
+        self.ends[trial.config["trial"]] = end
+
+    def verdict(self) -> str:
+        """Why the search should be given up, or ""."""
+        failed = [end for end in self.ends.values() if end[0] not in ("completed", "pruned")]
+        if len(self.ends) < ENDED_BEFORE_VERDICT or 2 * len(failed) <= len(self.ends):
+            return ""
+        statuses = Counter(status for status, _ in failed)
+        status, count = statuses.most_common(1)[0]
+        errors = Counter(error.split("\n")[0] for s, error in failed if s == status)
+        return (
+            f"{len(failed)} of the {len(self.ends)} trials that ended have failed, {count} of "
+            f"them {status}, most often with: {errors.most_common(1)[0][0]}"
+        )
+
+
+def timeout_words(timeout: float) -> str:
+    return (
+        f"no epoch ended within {timeout:g} s, and its process was killed; "
+        "--trial-timeout allows more"
+    )
+
+
+def describe(error: BaseException | None) -> tuple[str, str]:
+    """Status and words for the exception that Tune ended a trial with."""
+    if isinstance(error, ray.exceptions.RayActorError):
+        return "worker_lost", lost_words(error)
+    cause = getattr(error, "cause", None) or error
+    return "failed", f"{type(cause).__name__}: {cause}"
+
+
+def lost_words(error: BaseException) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return (
+        "its process died, and did so again each time that it was started anew; where nobody "
+        f"killed it, the machine may have run out of memory ({reason})"
+    )

@@ -1,0 +1,124 @@
+"""Which weights a run keeps: those that can still matter, within what it may take of the disk.
+
+All probabilities stay, so that the leaderboard and its figures are whole; of a trial that has
+ended, weights matter where it is a member of the best ensemble so far, then by its log loss.
+"""
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ray import tune
+
+from raysearch.data.shards import Shards
+from raysearch.ensemble.estimate import fit_ensemble
+from raysearch.ensemble.library import load_library
+from raysearch.train.runner import read_metrics
+from raysearch.train.trial import FAILURES, TrialFolder, trial_folders
+
+ENDED = ("completed", "pruned", *FAILURES)
+CHECK_SECONDS = 1.0
+"""How often the size of a run with a limit is looked at."""
+STEPS = 50
+
+
+class Retention(tune.Callback):
+    """After every trial keeps the weights of ``keep`` trials, and all the time the folder ``run``
+    below ``max_bytes`` (None: no limit) with room for the export.
+
+    ``full`` says why that cannot be done any more, and is "" until then.
+    """
+
+    def __init__(self, run: Path, shards: Shards, keep: int, max_bytes: int | None):
+        self.run, self.shards, self.keep, self.max_bytes = run, shards, keep, max_bytes
+        self.checked, self.full = 0.0, ""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        keep_best(self.run, self.shards, self.keep)
+
+    on_trial_error = on_trial_complete
+
+    def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
+        now = time.monotonic()
+        if self.max_bytes is not None and not self.full and now - self.checked > CHECK_SECONDS:
+            self.full = shrink(self.run, self.shards, self.max_bytes)
+            self.checked = now
+
+
+def keep_best(run: Path, shards: Shards, keep: int) -> None:
+    """Remove the weights of all but ``keep`` of the trials that have ended, and their
+    checkpoints, which nothing goes on from."""
+    for folder in _ended(run):
+        shutil.rmtree(folder.checkpoint, ignore_errors=True)
+    if len(_with_weights(run)) > keep:
+        members, others = useful_first(run, shards)
+        for folder in (members + others)[keep:]:
+            shutil.rmtree(folder.best, ignore_errors=True)
+
+
+def shrink(run: Path, shards: Shards, max_bytes: int) -> str:
+    """Remove weights, the least useful first, until ``run`` and the export of its ensemble take
+    at most ``max_bytes``; members of the ensemble stay. Returns why that is not enough, or ""."""
+    if size_of(run) + 2 * sum(size_of(f.best) for f in _with_weights(run)) <= max_bytes:
+        return ""
+    members, others = useful_first(run, shards)
+    export = 2 * sum(size_of(folder.best) for folder in members)
+    while size_of(run) + export > max_bytes and others:
+        shutil.rmtree(others.pop().best, ignore_errors=True)
+    size = size_of(run)
+    if size + export <= max_bytes:
+        return ""
+    return (
+        f"{run} takes {size / 1e6:,.1f} MB and its ensemble's export about {export / 1e6:,.1f} MB, "
+        f"of {max_bytes / 1e6:,.1f} MB allowed, and no weights are left to remove but those of "
+        "running trials and of the best ensemble so far"
+    )
+
+
+def useful_first(run: Path, shards: Shards) -> tuple[list[TrialFolder], list[TrialFolder]]:
+    """The folders of ended trials that have weights: members of the best ensemble that these can
+    form, heaviest first, and the others, lowest log loss first."""
+    holding = {int(folder.path.name): folder for folder in _with_weights(run)}
+    library = load_library(run, shards, trials=holding)
+    weight: dict[int, float] = {}
+    if len(library):
+        ensemble = fit_ensemble(
+            library.probs_NVK, library.labels_V, objective="log_loss", steps=STEPS
+        )
+        for n in ensemble.selection.members:
+            number = library.candidates[n].trial
+            weight[number] = weight.get(number, 0.0) + float(ensemble.selection.weights_N[n])
+    members = sorted(weight, key=lambda number: -weight[number])
+    others = sorted(holding.keys() - weight.keys(), key=lambda n: _log_loss(holding[n]))
+    return [holding[n] for n in members], [holding[n] for n in others]
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of all files under ``folder``; files that come and go meanwhile may be left out."""
+    total = 0
+    for path, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += os.lstat(os.path.join(path, name)).st_size
+            except FileNotFoundError:
+                continue
+    return total
+
+
+def _ended(run: Path) -> list[TrialFolder]:
+    return [f for f in trial_folders(run) if f.read_status()["status"] in ENDED]
+
+
+def _with_weights(run: Path) -> list[TrialFolder]:
+    return [folder for folder in _ended(run) if folder.best.is_dir()]
+
+
+def _log_loss(folder: TrialFolder) -> float:
+    rows = read_metrics(folder.metrics)
+    return min((row["validation_log_loss"] for row in rows), default=np.inf)

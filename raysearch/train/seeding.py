@@ -1,0 +1,21 @@
+"""Seeds for everything that a run draws, from the run's own seed and where it stands."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+
+@contextmanager
+def seeded(*parts: int) -> Iterator[None]:
+    """Seed torch's global generators for a block and restore them after it: initialization and
+    dropout can draw from nothing else."""
+    with torch.random.fork_rng():
+        torch.manual_seed(mixed_seed(*parts))
+        yield
+
+
+def mixed_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers, without collisions between neighbours."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))

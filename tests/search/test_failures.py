@@ -1,0 +1,156 @@
+"""Real trials in real Ray processes that fail in every way there is: the rest goes on."""
+
+import os
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from faults import make_inline, make_train_trial
+from optuna.trial import TrialState
+from rich.console import Console
+
+from raysearch.report.tables import run_status, write_leaderboard
+from raysearch.search import tuner
+from raysearch.search.failures import Failures
+from raysearch.search.plan import make_plan
+from raysearch.search.retention import size_of
+from raysearch.search.study import open_study
+from raysearch.train.runner import read_metrics
+from raysearch.train.trial import TrialFolder, trial_folders
+
+
+def search(run: Path, data: Path, space, **options) -> tuner.SearchEnd:
+    run.mkdir(exist_ok=True)
+    plan = make_plan(space, cpus=2, gpus=0, **options)
+    console = Console(stderr=True)
+    return tuner.run_search(run, data, space, plan, seed=0, deadline=None, console=console)
+
+
+def statuses(run: Path) -> dict[int, str]:
+    return {int(f.path.name): f.read_status()["status"] for f in trial_folders(run)}
+
+
+def error(run: Path, trial: int) -> str:
+    return TrialFolder(run / "trials" / f"{trial:04d}").read_status()["error"]
+
+
+def stopped_processes() -> list[int]:
+    """Process numbers of this user's processes that are stopped (state T)."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if path.read_text().rpartition(")")[2].split()[0] == "T":
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return [pid for pid in found if os.stat(f"/proc/{pid}").st_uid == os.getuid()]
+
+
+@pytest.mark.slow
+def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
+    tmp_path, ray_here, shards_folder, write_space, monkeypatch
+):
+    faults = {1: "raise", 2: "hang", 3: "memory once", 4: "die", 5: "die once", 6: "memory"}
+    monkeypatch.setattr(tuner, "train_inline", make_inline(faults))
+    run, before = tmp_path / "run", stopped_processes()
+    end = search(run, shards_folder, write_space(), trials=9, trial_timeout=25.0)
+    assert statuses(run) == {
+        0: "completed",
+        1: "failed",
+        2: "timeout",
+        3: "completed",
+        4: "worker_lost",
+        5: "completed",
+        6: "out_of_memory",
+        7: "completed",
+        8: "completed",
+    }
+    assert (end.aborted, end.interrupted) == ("", False)
+    assert stopped_processes() == before, "what hung was killed"
+    assert error(run, 1) == "ValueError: a fault in the second epoch"
+    assert "no epoch ended within 25 s" in error(run, 2)
+    assert "each time that it was started anew" in error(run, 4)
+    assert "batch_size 32 does not fit on cpu, not even in 2 parts" in error(run, 6)
+    states = {t.number: t.state for t in open_study(run / "study.log").trials}
+    failed = {number for number, state in states.items() if state == TrialState.FAIL}
+    assert failed == {1, 2, 4, 6}
+
+    for trial in (3, 5):  # they went on from the epoch that they had
+        rows = read_metrics(TrialFolder(run / "trials" / f"{trial:04d}").metrics)
+        assert [row["epoch"] for row in rows] == [1, 2, 3]
+    board = pd.read_csv(write_leaderboard(_described(run, shards_folder))).set_index("trial")
+    assert list(board.loc[[0, 3, 5, 6], "accumulate"]) == [1, 2, 1, 2]
+    assert dict(board["status"]) == statuses(run)
+    failures = {"failed": 1, "timeout": 1, "worker_lost": 1, "out_of_memory": 1}
+    assert run_status(run)["failures"] == failures
+
+
+def _described(run: Path, data: Path) -> Path:
+    run.mkdir(exist_ok=True)
+    (run / "run.yaml").write_text(f"started: 2026-01-01T00:00:00+00:00\ndata: {data}\n")
+    return run
+
+
+@pytest.mark.slow
+def test_a_fault_in_one_of_two_workers_ends_or_restarts_both(
+    tmp_path, ray_here, shards_folder, write_space, monkeypatch
+):
+    faults = {0: "raise", 1: "die once", 2: "hang", 3: "memory once"}
+    faulty = make_train_trial(tuner.TrainTrial, faults)
+    monkeypatch.setattr(tuner, "TrainTrial", faulty)
+    run, before = tmp_path / "run", stopped_processes()
+    begin = time.monotonic()
+    search(run, shards_folder, write_space(), trials=4, workers_per_trial=2, trial_timeout=25.0)
+    print(f"{time.monotonic() - begin:.1f} s")
+    assert statuses(run) == {0: "failed", 1: "completed", 2: "timeout", 3: "completed"}
+    assert stopped_processes() == before
+    assert error(run, 0) == "ValueError: a fault in the second epoch"
+    for trial in (1, 3):
+        folder = TrialFolder(run / "trials" / f"{trial:04d}")
+        assert [row["epoch"] for row in read_metrics(folder.metrics)] == [1, 2, 3]
+        assert folder.read_record().execution.workers == 2
+    assert folder.read_record().execution.accumulate == 2
+
+
+@pytest.mark.slow
+def test_search_of_which_most_fails_is_given_up_with_the_most_frequent_reason(
+    tmp_path, ray_here, shards_folder, write_space, monkeypatch
+):
+    monkeypatch.setattr(tuner, "train_inline", make_inline({1: "raise", 2: "raise", 4: "memory"}))
+    end = search(tmp_path / "run", shards_folder, write_space(), trials=30)
+    assert "3 of the 5 trials that ended have failed, 2 of them failed" in end.aborted
+    assert "ValueError: a fault in the second epoch" in end.aborted
+    assert end.statuses["completed"] == 2
+
+
+def verdict(*ends: str) -> str:
+    failures = Failures(None)
+    failures.ends = {n: (end, "why" if end == "diverged" else "") for n, end in enumerate(ends)}
+    return failures.verdict()
+
+
+def test_a_search_is_given_up_only_when_more_than_half_of_at_least_five_failed():
+    assert not verdict(*["diverged"] * 4)
+    assert not verdict(*["diverged"] * 3, *["completed"] * 2, "pruned")
+    assert "3 of the 5" in verdict(*["diverged"] * 3, "completed", "pruned")
+    assert "why" in verdict(*["diverged"] * 5)
+
+
+@pytest.mark.slow
+def test_weights_are_kept_within_the_number_and_the_disk_that_are_allowed(
+    tmp_path, ray_here, shards_folder, write_space
+):
+    run, space = _described(tmp_path / "run", shards_folder), write_space()
+    end = search(run, shards_folder, space, trials=4, keep=2)
+    assert (end.statuses, end.aborted) == ({"completed": 4}, "")
+    assert sum(folder.best.exists() for folder in trial_folders(run)) == 2
+    assert not any(folder.checkpoint.exists() for folder in trial_folders(run))
+
+    begin = time.monotonic()
+    limit = size_of(run) + 1000
+    end = search(run, shards_folder, write_space(epochs=9000), trials=6, max_disk=limit)
+    assert f"of {limit / 1e6:,.1f} MB allowed" in end.aborted
+    assert end.statuses["completed"] == 4
+    assert any(folder.best.exists() for folder in trial_folders(run)[:4])
+    print(f"{time.monotonic() - begin:.1f} s")
