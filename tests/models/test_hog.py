@@ -14,6 +14,7 @@ from torch import nn
 
 from raysearch.data.faces import MOVEMENTS, draw_face
 from raysearch.ensemble.onnx import export_onnx
+from raysearch.ensemble.program import export_program
 from raysearch.errors import ConfigError
 from raysearch.models.hog import Hog
 from raysearch.models.preprocess import Preprocess
@@ -144,7 +145,8 @@ def test_compiled_graph_is_whole_and_gives_the_same_features(rng):
 def test_onnx_graph_gives_the_features_of_scikit_image(channels, rng, tmp_path):
     hog = Hog(20, orientations=9, cell=5, block=2)
     network = nn.Sequential(Preprocess("dataset", 20, [0.0] * channels, [1.0] * channels), hog)
-    opset = export_onnx(network, (channels, 20, 20), tmp_path / "hog.onnx", {})
+    program = export_program(network, (channels, 20, 20))
+    opset = export_onnx(program, tmp_path / "hog.onnx", {})
     session = onnxruntime.InferenceSession(str(tmp_path / "hog.onnx"))
     images = rng.integers(0, 256, (3, channels, 20, 20), dtype=np.uint8)
     images[2] = 7
