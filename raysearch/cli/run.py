@@ -187,8 +187,12 @@ def _train_config(
     loaded = load_train_config(path).model_copy(update=changes)
     folder = out or Path("results") / "train" / config.stem
     shards = resolve_data(data, Path("results/synthetic-faces"))
-    with classes_located(load_yaml(path)):
-        return train_one(loaded, shards, folder, default_device(), _stderr())
+    try:
+        with classes_located(load_yaml(path)):
+            return train_one(loaded, shards, folder, default_device(), _stderr())
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on with {folder}", file=sys.stderr)
+        raise typer.Exit(130) from None
 
 
 def _repeat(

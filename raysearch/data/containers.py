@@ -25,7 +25,15 @@ class Unreadable(Exception):
     """Why one member cannot be read, in a few words."""
 
 
-READ_ERRORS = (Unreadable, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
+READ_ERRORS = (
+    Unreadable,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    OSError,
+    ValueError,
+)
 
 
 class Container(Protocol):
@@ -86,11 +94,11 @@ class Zip:
         self.title = self.path.name
         try:
             self._zip = zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError, ValueError) as error:
+        except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
             raise DataError(
                 f"{self.path} is not a whole zip file ({error}). Download it again."
             ) from None
-        members = [info for info in self._zip.infolist() if not info.is_dir()]
+        members = [info for info in self._zip.infolist() if not info.filename.endswith("/")]
         check_bounds(
             self.path, len(members), sum(info.file_size for info in members), "would unpack to"
         )
@@ -118,7 +126,7 @@ class Zip:
     def open(self, name: str) -> IO[bytes]:
         try:
             return self._zip.open(self._members[name])
-        except (zipfile.BadZipFile, NotImplementedError, OSError, RuntimeError) as error:
+        except (zipfile.BadZipFile, OSError, RuntimeError, ValueError) as error:
             raise Unreadable(str(error)) from None
 
     def size(self, name: str) -> int:

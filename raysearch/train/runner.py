@@ -100,6 +100,9 @@ def _run_once(
         return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:
         return recorder.finish("diverged", str(error))
+    except KeyboardInterrupt:
+        recorder.finish("interrupted")
+        raise
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
         if not is_out_of_memory(error) or workers.count > 1:

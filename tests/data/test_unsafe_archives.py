@@ -9,6 +9,7 @@ import pytest
 from image_samples import random_png, write_zip
 
 from raysearch.data import containers
+from raysearch.data.containers import Zip
 from raysearch.data.importing import import_data
 from raysearch.errors import DataError
 
@@ -141,3 +142,17 @@ def test_damaged_table_in_a_zip_says_so(tmp_path, fer_table):
     with pytest.raises(DataError, match="fer2013.csv cannot be read to its end .*CRC"):
         import_data([str(path)], tmp_path / "out", allow_rejected=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_zip_whose_directory_is_damaged_is_refused_or_read_without_the_member(tmp_path):
+    """A member without a name, and one of a format version that does not exist."""
+    path = write_zip(tmp_path / "x.zip", {"a.png": b"1", "b.png": b"2"})
+    whole = path.read_bytes()
+    entry = whole.index(b"PK\x01\x02")
+    path.write_bytes(whole[: entry + 6] + b"\xff" + whole[entry + 7 :])
+    with pytest.raises(DataError, match=r"x\.zip is not a whole zip file \(zip file version 25.5"):
+        Zip(path)
+    path.write_bytes(whole.replace(b"a.png", b"\0.png"))
+    archive = Zip(path)
+    assert archive.names == ["b.png"] and archive.refused == [("", "no usable name")]
+    archive.close()

@@ -19,7 +19,7 @@ SOURCES = ("raysearch", "search_spaces", "pyproject.toml", "README.md", "LICENSE
 
 def installer(python: Path) -> list[str]:
     """The command that installs packages into the environment of ``python``."""
-    if uv := shutil.which("uv"):
+    if uv := shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent):
         return [uv, "pip", "install", "--quiet", "--python", str(python)]
     return [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
 

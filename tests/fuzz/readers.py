@@ -69,7 +69,7 @@ def readers(work: Path) -> dict[str, Reader]:
         "manifest.json": Reader(800, ["manifest.json"], read_shards, True),
         "shard": Reader(1200, ["train-00000.arrow"], read_shards),
         "image": Reader(3000, pictures, read_picture),
-        "zip": Reader(500, ["pictures.zip"], read_zip),
+        "zip": Reader(1200, ["pictures.zip"], read_zip),
         "yaml": Reader(300, ["space.yaml"], load_space, True),
     }
 

@@ -1,9 +1,10 @@
-"""13,300 damaged files: each is read or refused in our own words, without a crash, a hang, a huge
+"""14,000 damaged files: each is read or refused in our own words, without a crash, a hang, a huge
 allocation or a line of their code run."""
 
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+import readers
 from mutations import mutate
 from PIL import Image
 from safetensors.torch import save_file
@@ -112,19 +114,39 @@ def test_damaged_files_are_read_or_refused(work):
     assert done.returncode == 0, f"at {last}, exit {done.returncode}\n{done.stderr[-4000:]}"
     counts = json.loads(done.stdout)
     print("\n".join(f"{name:>14} {count}" for name, count in counts.items()))
-    assert sum(sum(count.values()) for count in counts.values()) == 13_300
+    assert sum(sum(count.values()) for count in counts.values()) == 14_000
     for name, count in counts.items():
         if name != "zip":  # which names what it leaves out, and goes on
             assert count["refused"] > 0.1 * sum(count.values()), name
 
 
-def test_a_failure_is_told_with_what_repeats_it(work):
-    """A reader that lets a foreign error through is caught, and ``--only`` does the same again."""
-    path = work / "validation.arrow"
-    path.write_bytes(b"not a file that can be read before it is damaged")
-    done = fuzz(work)
-    assert done.returncode != 0 and "ArtifactError" in done.stderr
-    assert "refused" in fuzz(work, "--only", "probabilities:0").stdout
+def endless(path: Path) -> None:
+    while path:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("read", "result"),
+    [
+        (lambda path: {}["absent"], "KeyError: 'absent'"),
+        (lambda path: bytearray(2**62), "MemoryError"),
+        (endless, "TimeoutError: more than"),
+        (form.read_json, "refused"),
+        (Path.read_bytes, "read"),
+    ],
+)
+def test_what_a_reader_may_not_do_is_told_with_what_was_done_to_the_file(
+    tmp_path, monkeypatch, read, result
+):
+    monkeypatch.setattr(readers, "SECONDS", 0.5)
+    signal.signal(signal.SIGPROF, readers.out_of_time)
+    for name in ("some.txt", "manifest.json"):
+        (tmp_path / name).write_text("[1, 2")
+    told = readers.attempt(tmp_path, "x", readers.Reader(1, ["some.txt"], read), 0, seed=3)
+    signal.signal(signal.SIGPROF, signal.SIG_IGN)
+    assert result in told
+    assert told in ("read", "refused") or told.startswith("some.txt: ")
+    assert (tmp_path / "some.txt").read_text() == "[1, 2"
 
 
 def test_mutations_repeat_by_their_seed_and_differ_from_the_original():
