@@ -8,6 +8,7 @@ ever. This trainable keeps the Train controller's handle and aborts it on every 
 import queue
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -26,6 +27,7 @@ from raysearch.search.failures import RESTARTS, START_SECONDS, lost_words, timeo
 from raysearch.search.worker import run_payload
 from raysearch.train.distributed import Workers
 from raysearch.train.memory import is_out_of_memory
+from raysearch.train.trial import TrialFolder
 
 WORKER_GONE = WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
 CONNECTION = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
@@ -106,6 +108,7 @@ class TrainTrial(tune.Trainable):
         self.messages = Queue(actor_options={"num_cpus": 0})
         self.controller = None
         self.outcome: queue.SimpleQueue = queue.SimpleQueue()
+        self.written = self._written()
         self.heard = time.monotonic() + START_SECONDS
         trainer = TorchTrainer(
             train_worker,
@@ -155,8 +158,19 @@ class TrainTrial(tune.Trainable):
                 self.controller = value
 
     def _is_late(self) -> bool:
-        timeout = self.payload["timeout"]
+        timeout, written = self.payload["timeout"], self._written()
+        if written != self.written:
+            # A worker that is stuck keeps Ray Train from handing on what the others reported.
+            self.written, self.heard = written, time.monotonic()
         return timeout is not None and time.monotonic() - self.heard > timeout
+
+    def _written(self) -> int:
+        """When the trial's status was last written: at its start and after every epoch."""
+        folder = Path(self.payload["run"]) / "trials" / f"{self.payload['trial']:04d}"
+        try:
+            return TrialFolder(folder).status.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
 
     def _starts_again(self, status: str) -> bool:
         if status == "worker_lost" and self.lost < RESTARTS:

@@ -1,6 +1,7 @@
 """Real trials in real Ray processes that fail in every way there is: the rest goes on."""
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -51,36 +52,27 @@ def stopped_processes() -> list[int]:
 def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     tmp_path, ray_here, shards_folder, write_space, monkeypatch
 ):
-    faults = {1: "raise", 2: "hang", 3: "memory once", 4: "die", 5: "die once", 6: "memory"}
+    # Few enough at any time that the search is not given up.
+    faults = {1: "raise", 3: "hang", 5: "memory once", 7: "die", 9: "die once", 11: "memory"}
     monkeypatch.setattr(tuner, "train_inline", make_inline(faults))
     run, before = tmp_path / "run", stopped_processes()
-    end = search(run, shards_folder, write_space(), trials=9, trial_timeout=25.0)
-    assert statuses(run) == {
-        0: "completed",
-        1: "failed",
-        2: "timeout",
-        3: "completed",
-        4: "worker_lost",
-        5: "completed",
-        6: "out_of_memory",
-        7: "completed",
-        8: "completed",
-    }
+    end = search(run, shards_folder, write_space(), trials=13, trial_timeout=40.0)
+    failed = {1: "failed", 3: "timeout", 7: "worker_lost", 11: "out_of_memory"}
+    assert statuses(run) == dict.fromkeys(range(13), "completed") | failed
     assert (end.aborted, end.interrupted) == ("", False)
     assert stopped_processes() == before, "what hung was killed"
     assert error(run, 1) == "ValueError: a fault in the second epoch"
-    assert "no epoch ended within 25 s" in error(run, 2)
-    assert "each time that it was started anew" in error(run, 4)
-    assert "batch_size 32 does not fit on cpu, not even in 2 parts" in error(run, 6)
+    assert "no epoch ended within 40 s" in error(run, 3)
+    assert "each time that it was started anew" in error(run, 7)
+    assert "batch_size 32 does not fit on cpu, not even in 2 parts" in error(run, 11)
     states = {t.number: t.state for t in open_study(run / "study.log").trials}
-    failed = {number for number, state in states.items() if state == TrialState.FAIL}
-    assert failed == {1, 2, 4, 6}
+    assert {n for n, state in states.items() if state == TrialState.FAIL} == set(failed)
 
-    for trial in (3, 5):  # they went on from the epoch that they had
+    for trial in (5, 9):  # they went on from the epoch that they had
         rows = read_metrics(TrialFolder(run / "trials" / f"{trial:04d}").metrics)
         assert [row["epoch"] for row in rows] == [1, 2, 3]
     board = pd.read_csv(write_leaderboard(_described(run, shards_folder))).set_index("trial")
-    assert list(board.loc[[0, 3, 5, 6], "accumulate"]) == [1, 2, 1, 2]
+    assert list(board.loc[[0, 5, 9, 11], "accumulate"]) == [1, 2, 1, 2]
     assert dict(board["status"]) == statuses(run)
     failures = {"failed": 1, "timeout": 1, "worker_lost": 1, "out_of_memory": 1}
     assert run_status(run)["failures"] == failures
@@ -101,7 +93,7 @@ def test_a_fault_in_one_of_two_workers_ends_or_restarts_both(
     monkeypatch.setattr(tuner, "TrainTrial", faulty)
     run, before = tmp_path / "run", stopped_processes()
     begin = time.monotonic()
-    search(run, shards_folder, write_space(), trials=4, workers_per_trial=2, trial_timeout=25.0)
+    search(run, shards_folder, write_space(), trials=4, workers_per_trial=2, trial_timeout=40.0)
     print(f"{time.monotonic() - begin:.1f} s")
     assert statuses(run) == {0: "failed", 1: "completed", 2: "timeout", 3: "completed"}
     assert stopped_processes() == before
@@ -117,11 +109,14 @@ def test_a_fault_in_one_of_two_workers_ends_or_restarts_both(
 def test_search_of_which_most_fails_is_given_up_with_the_most_frequent_reason(
     tmp_path, ray_here, shards_folder, write_space, monkeypatch
 ):
-    monkeypatch.setattr(tuner, "train_inline", make_inline({1: "raise", 2: "raise", 4: "memory"}))
+    faults = {trial: "raise" for trial in range(30) if trial % 4} | {3: "memory"}
+    monkeypatch.setattr(tuner, "train_inline", make_inline(faults))
     end = search(tmp_path / "run", shards_folder, write_space(), trials=30)
-    assert "3 of the 5 trials that ended have failed, 2 of them failed" in end.aborted
-    assert "ValueError: a fault in the second epoch" in end.aborted
-    assert end.statuses["completed"] == 2
+    words = r"(\d+) of the (\d+) trials that ended have failed, (\d+) of them failed, most often "
+    found = re.match(words + "with: ValueError: a fault in the second epoch", end.aborted)
+    failed, ended, alike = map(int, found.groups())
+    assert 5 <= ended < 30 and ended < 2 * failed and alike <= failed
+    assert end.statuses["failed"] == alike
 
 
 def verdict(*ends: str) -> str:
