@@ -65,8 +65,9 @@ def predict(
     _print_predictions(rows, as_json)
     if csv_file is not None:
         _write_csv(csv_file, rows, predictor.classes)
+    what = ("face" if faces else "image") + ("s" if len(rows) > 1 else "")
     log(
-        f"{len(rows):,} {'faces' if faces else 'images'} in {seconds:.2f} s, "
+        f"{len(rows):,} {what} in {seconds:.2f} s, "
         f"{len(rows) / seconds:.0f} a second (reading, decoding and predicting)"
         + (f"; {len(rejected):,} left out" if rejected else "")
     )
