@@ -103,7 +103,8 @@ class Progress(tune.Callback):
         for number, row in self.rows.items():
             if row["state"] == "running":
                 row["state"] = "interrupted"
-            self.write_status(number)
+            _, error = self.failures.ends.get(number, ("", ""))
+            self.write_status(number, error)
 
     def _folder(self, number: int) -> TrialFolder:
         return TrialFolder(self.run / "trials" / f"{number:04d}")

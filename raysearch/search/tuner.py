@@ -105,8 +105,8 @@ def run_search(
             ).fit()
         finally:
             progress.close()
-            keep_best(run, shards, plan.keep)
             shutil.rmtree(staging, ignore_errors=True)
+    keep_best(run, shards, plan.keep)
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
     aborted = failures.verdict() or retention.full
     return SearchEnd(dict(statuses), interrupt.is_set, aborted, time.monotonic() - begin)
