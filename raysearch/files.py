@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 """Names that `atomic_path` gives."""
 
 
@@ -43,7 +43,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 def remove_stale(folder: Path | str) -> list[Path]:
     """Remove the temporary files anywhere under ``folder`` that killed writers left, and return
     them. Nobody may be writing there."""
-    stale = [p for p in Path(folder).rglob(".*.tmp") if _TEMPORARY.fullmatch(p.name)]
+    stale = [p for p in Path(folder).rglob(".*.tmp") if TEMPORARY.fullmatch(p.name)]
     for path in stale:
         path.unlink(missing_ok=True)
     return stale

@@ -6,6 +6,7 @@ Each stage reads the last one's folder, so that `resume` is the same path entere
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,10 @@ from raysearch.data.shards import MANIFEST, open_shards
 from raysearch.errors import RunError
 from raysearch.files import remove_stale, write_json
 from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
-from raysearch.search.plan import (
-    Estimate,
-    Plan,
-    check_disk,
-    estimate,
-    free_disk,
-    local_resources,
-    make_plan,
-)
+from raysearch.search.capacity import Capacity, find_capacity
+from raysearch.search.plan import Estimate, Plan, check_disk, estimate, free_disk, make_plan
 from raysearch.space import SearchSpace
+from raysearch.storage.runs import RunPlace
 from raysearch.train.trial import trial_folders
 from raysearch.yamlfile import parse_yaml
 
@@ -61,25 +56,33 @@ class Prepared:
     data: Path
     synthetic: bool
     dataset: Dataset
+    capacity: Capacity
     plan: Plan
     seed: int
     time_budget: float | None
 
 
 def prepare(
-    space: SearchSpace, data: str | None, limits: Limits, seed: int | None, scratch: Path
+    space: SearchSpace,
+    data: str | None,
+    limits: Limits,
+    seed: int | None,
+    scratch: Path,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Prepared:
     """Read everything that the search needs; raises `InputError` before anything is started.
 
-    Without ``data``, synthetic faces are drawn into ``scratch``.
+    Without ``data``, synthetic faces are drawn into ``scratch``. ``say`` gets a line about the
+    cluster, where one is joined.
     """
     folder = resolve_data(data, scratch)
     shards = open_shards(folder, verify=False)
-    cpus, gpus = local_resources()
+    capacity = find_capacity(say)
+    if capacity.address:
+        say(f"found {capacity}")
     plan = make_plan(
         space,
-        cpus=cpus,
-        gpus=gpus,
+        capacity,
         trials=limits.trials,
         epochs=limits.epochs,
         gpus_per_trial=limits.gpus_per_trial,
@@ -97,6 +100,7 @@ def prepare(
         data=folder,
         synthetic=shards.manifest["source"].get("found") == "synthetic",
         dataset=dataset,
+        capacity=capacity,
         plan=plan,
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
@@ -136,42 +140,50 @@ def is_writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
 
 
-def execute(prepared: Prepared, run: Path, begin: float, console: Console) -> dict[str, Any]:
-    """Search, select, export and report in the folder ``run``; what is already there is kept.
+def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
+    """Search, select, export and report at ``place``; what is already there is kept.
 
     ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
-    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch, or
-    another process is working on ``run``.
+    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch,
+    another process is working on the run, or a machine of the cluster cannot take part in it.
     """
     from raysearch.search.lock import locked
 
-    with locked(run):
-        remove_stale(run)
-        return _execute(prepared, run, begin, console)
+    with locked(place.path):
+        remove_stale(place.path)
+        return _execute(prepared, place, begin, console)
 
 
-def _execute(prepared: Prepared, run: Path, begin: float, console: Console) -> dict[str, Any]:
+def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
     from raysearch.search.cluster import ray_cluster
 
+    run, shipped = place.path, None
     deadline, budget = None, prepared.time_budget
     if budget is not None:
         deadline = begin + max(budget - ending_seconds(budget, run), 1.0)
-    with ray_cluster(prepared.plan.threads):
+    address = prepared.capacity.address or None
+    with ray_cluster(prepared.plan.threads, address):
+        from raysearch.search.shipping import check_shared, ship
         from raysearch.search.tuner import run_search
 
+        if address:
+            check_shared(place)
+            shipped = ship(prepared.data)
         end = run_search(
-            run,
+            place,
             prepared.data,
             prepared.space,
             prepared.plan,
             seed=prepared.seed,
             deadline=deadline,
             console=console,
+            shipped=shipped,
         )
     searched = time.monotonic()
     ensemble = conclude(run, console)
+    place.push()
     return {
-        "run": str(run),
+        "run": str(place),
         "synthetic": prepared.synthetic,
         "trials": end.statuses,
         "interrupted": end.interrupted,
@@ -237,6 +249,7 @@ def dry_run(prepared: Prepared) -> dict[str, Any]:
         "data": str(prepared.data),
         "train_images": len(prepared.dataset.train),
         **vars(prepared.plan),
+        "cluster": str(prepared.capacity) if prepared.capacity.address else None,
         "epochs_in_all": prepared.plan.trial_epochs,
         "time_budget_seconds": prepared.time_budget,
         "ending_seconds": prepared.time_budget and ending_seconds(prepared.time_budget),

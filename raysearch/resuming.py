@@ -1,6 +1,7 @@
 """Going on with a run: as it is, with raised limits, or with another space as a new run."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,41 @@ def own_space(run: Path, description: dict[str, Any]) -> SearchSpace:
     return load_space(run / "space.yaml", folder=folder, look=False)
 
 
-def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
+def same_again(
+    run: Path, space: SearchSpace, data: str | None, limits: Limits, seed: int | None
+) -> str:
+    """How what is asked for differs from ``run``, or "" where it is the same search again."""
+    description = read_run(run)
+    asked = space.search.seed if seed is None else seed
+    given = description["data_source"] == "given"
+    if own_space(run, description).diff(space):
+        return "it has another search space"
+    if description["seed"] != asked:
+        return f"its seed is {description['seed']}, not {asked}"
+    if given == (data is None) or (given and Path(data).resolve() != Path(description["data"])):
+        return f"its data is {description['data'] if given else 'synthetic'}"
+    if replace(Limits(**description["limits"]), time_budget=None) != replace(
+        limits, time_budget=None
+    ):
+        return "its limits were others"
+    return ""
+
+
+def resume(
+    run: Path,
+    data: str | None = None,
+    say: Callable[[str], None] = lambda line: None,
+    **raised: Any,
+) -> tuple[Prepared, bool]:
     """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
     ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
-    budget counts for this time alone."""
+    budget counts for this time alone. ``data`` is where the images are now, if they moved."""
     description = read_run(run)
     space = own_space(run, description)
     raised = {name: value for name, value in raised.items() if value is not None}
     limits = replace(Limits(**description["limits"]), **raised)
-    data = Path(description["data"])
-    prepared = prepare(space, str(data), limits, description["seed"], data)
+    data = data or description["data"]
+    prepared = prepare(space, data, limits, description["seed"], Path(data), say)
     _require_same_data(prepared, run, description)
     lasting = {name: value for name, value in raised.items() if name != "time_budget"}
     if lasting:

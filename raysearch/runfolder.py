@@ -13,7 +13,7 @@ import yaml
 from raysearch import __version__
 from raysearch.errors import ArtifactError
 from raysearch.files import write_text
-from raysearch.search.plan import local_resources
+from raysearch.search.capacity import Capacity, local_resources
 from raysearch.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def start_run(prepared: "Prepared", run: Path, command: list[str], limits: "Limi
         "limits": vars(limits),
         "versions": versions(),
         "git_commit": git_commit(),
-        "hardware": hardware(),
+        "hardware": hardware(prepared.capacity),
     }
     write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
 
@@ -84,8 +84,10 @@ def git_commit() -> str:
         return ""
 
 
-def hardware() -> dict[str, Any]:
+def hardware(capacity: Capacity) -> dict[str, Any]:
+    """Of this machine, and of the cluster where one was joined."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}
+    here = {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}
+    return here | ({"cluster": str(capacity)} if capacity.address else {})

@@ -22,11 +22,12 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, doctor, ensemble, predict, report, run, space
+    from raysearch.cli import artifact, data, doctor, ensemble, predict, report, run, space, train
 
     app.add_typer(data.app, name="data")
     app.add_typer(space.app, name="space")
     run.register(app)
+    train.register(app)
     ensemble.register(app)
     artifact.register(app)
     predict.register(app)

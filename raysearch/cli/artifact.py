@@ -43,14 +43,15 @@ def evaluate(
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Folder or URI of a run.")],
     out: Annotated[Path, typer.Option(help="New folder for the ensemble.")],
 ) -> None:
     """Copy a run's ensemble to a folder of its own, verified before and after."""
     from raysearch.ensemble.artifact import copy_artifact
     from raysearch.errors import ArtifactError
+    from raysearch.storage.runs import open_place
 
-    source = run / "ensemble"
+    source = open_place(run).path / "ensemble"
     if not source.is_dir():
         raise ArtifactError(
             f"{run} holds no ensemble. Make it with `raysearch ensemble {run}`, or give the "

@@ -1,7 +1,6 @@
 """``raysearch ensemble``: select from what a run has so far, and export it."""
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ensemble(
-    run: Annotated[Path, typer.Argument(help="Folder of the run, finished or not.")],
+    run: Annotated[str, typer.Argument(help="Folder or URI of the run, finished or not.")],
     objective: Annotated[
         str, typer.Option(help="What to select for: log_loss, accuracy or macro_f1.")
     ] = "log_loss",
@@ -37,20 +36,24 @@ def ensemble(
     from raysearch.ensemble.cost import Budget, parse_count
     from raysearch.ensemble.selection import OBJECTIVES
     from raysearch.files import write_json
+    from raysearch.report.runfiles import ENSEMBLE_REPORT
+    from raysearch.storage.runs import changed_place
 
     if objective not in OBJECTIVES:
         raise ConfigError(
             f"--objective must be one of {', '.join(OBJECTIVES)}, but got {objective!r}."
         )
     stderr = Console(stderr=True)
-    report = build_ensemble(
-        run,
-        objective=objective,
-        max_members=max_members,
-        budget=Budget(parse_count(max_params) if max_params else None, max_latency_ms),
-        on_progress=lambda line: stderr.print(line, highlight=False, markup=False),
-    )
-    write_json(run / "ensemble_report.json", report.to_json())
+    budget = Budget(parse_count(max_params) if max_params else None, max_latency_ms)
+    with changed_place(run) as folder:
+        report = build_ensemble(
+            folder,
+            objective=objective,
+            max_members=max_members,
+            budget=budget,
+            on_progress=lambda line: stderr.print(line, highlight=False, markup=False),
+        )
+        write_json(folder / ENSEMBLE_REPORT, report.to_json())
     if as_json:
         print(json.dumps(report.to_json()))
     else:

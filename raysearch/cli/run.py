@@ -1,9 +1,8 @@
-"""Commands that make and read runs: tune, resume, status, train."""
+"""Commands that make and read runs: tune, resume, status."""
 
 import json
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -11,6 +10,7 @@ import typer
 from raysearch.errors import ConfigError, InputError, RunError
 
 Data = Annotated[str | None, typer.Option(help="Folder of shards, or anything to import.")]
+Run = Annotated[str, typer.Argument(help="Folder or URI of the run.")]
 Trials = Annotated[int | None, typer.Option(min=1, help="Trials in all.")]
 Budget = Annotated[str | None, typer.Option(help="Wall time of the whole command: 90s, 30m, 2h.")]
 MaxDisk = Annotated[str | None, typer.Option(help="What the run may take: 500MB, 20GB.")]
@@ -19,7 +19,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 
 
 def register(app: typer.Typer) -> None:
-    for command in (tune, resume, status, train):
+    for command in (tune, resume, status):
         app.command()(command)
 
 
@@ -38,27 +38,24 @@ def tune(
     max_disk: MaxDisk = None,
     trial_timeout: Timeout = None,
     seed: Annotated[int | None, typer.Option(min=0)] = None,
-    storage: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "results",
+    storage: Annotated[
+        str,
+        typer.Option(help="Folder or URI that holds the runs.", envvar="RAYSEARCH_STORAGE"),
+    ] = "results",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search, select, export: from labelled images to a verified ensemble."""
     begin = time.monotonic()
-    from raysearch import pipeline, runfolder
+    from raysearch import pipeline, resuming, runfolder
     from raysearch.space import load_space
+    from raysearch.storage.runs import new_place, scratch_folder
     from raysearch.train.start import check_starts
 
     if executor not in (None, "inline", "train"):
         raise ConfigError(f"--executor must be inline or train, but got {executor!r}.")
-    if "://" in storage:
-        raise ConfigError(f"--storage must be a folder on this machine, but got {storage!r}.")
     loaded = load_space(space)
-    run = Path(storage).resolve() / (name or runfolder.new_run_name(data, loaded))
-    if (run / "run.yaml").exists():
-        raise InputError(
-            f"{run} already holds a run. Go on with it by `raysearch resume {run}`, "
-            "or choose another --name."
-        )
+    place = new_place(storage, name or runfolder.new_run_name(data, loaded))
     limits = pipeline.Limits(
         trials=trials,
         epochs=epochs,
@@ -71,18 +68,34 @@ def tune(
         max_disk=size(max_disk),
         trial_timeout=seconds(trial_timeout),
     )
-    scratch = Path(storage).resolve() / "synthetic-faces"
-    prepared = pipeline.prepare(loaded, data, limits, seed, scratch)
+    if place.exists() and not dry_run:
+        place.pull()
+        other = resuming.same_again(place.path, loaded, data, limits, seed)
+        if other:
+            raise InputError(
+                f"{place} already holds a run, and {other}. Go on with that one by `raysearch "
+                f"resume {place}`, or choose another --name."
+            )
+        say(f"{place} holds this search already: going on with it")
+        _go_on(place, begin, as_json, time_budget=limits.time_budget)
+        return
+    scratch = scratch_folder(storage, "synthetic-faces")
+    prepared = pipeline.prepare(loaded, data, limits, seed, scratch, say)
     check_starts(loaded.starts, prepared.dataset)
     if dry_run:
         _print_plan(pipeline.dry_run(prepared), as_json)
         return
-    runfolder.start_run(prepared, run, sys.argv, limits)
-    _finish(pipeline.execute(prepared, run, begin, _stderr()), as_json)
+    runfolder.start_run(prepared, place.path, sys.argv, limits)
+    place.push()
+    say(f"run: {place}")
+    _finish(pipeline.execute(prepared, place, begin, stderr()), as_json)
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")],
+    run: Run,
+    data: Annotated[
+        str | None, typer.Option(help="Where the run's images are now, if they moved.")
+    ] = None,
     trials: Trials = None,
     time_budget: Budget = None,
     max_disk: MaxDisk = None,
@@ -96,34 +109,41 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, raise its limits, or change its space."""
     begin = time.monotonic()
-    from raysearch import pipeline, resuming
+    from raysearch import resuming
+    from raysearch.storage.runs import RunPlace, open_place
 
-    run = run.resolve()
+    place = open_place(run)
     if new_study is not None and space is None:
         raise ConfigError("--new-study needs the changed space: --space FILE.")
     if space is not None:
-        run = resuming.change_space(run, space, new_study)
-    prepared, anything_left = resuming.resume(
-        run,
-        trials=trials,
-        time_budget=seconds(time_budget),
-        max_disk=size(max_disk),
-        trial_timeout=seconds(trial_timeout),
-    )
-    if not anything_left and (run / "ensemble" / "ensemble.json").exists():
-        done = prepared.plan.trials
-        print(f"{run} is finished: all {done} trials ended. --trials N adds more.", file=sys.stderr)
+        if place.mirror:
+            raise ConfigError(f"--space works on a run in a folder, and {place} is a URI.")
+        place = RunPlace(resuming.change_space(place.path, space, new_study))
+    raised = {
+        "trials": trials,
+        "time_budget": seconds(time_budget),
+        "max_disk": size(max_disk),
+        "trial_timeout": seconds(trial_timeout),
+    }
+    _go_on(place, begin, as_json, data=data, **raised)
+
+
+def _go_on(place: Any, begin: float, as_json: bool, **raised: Any) -> None:
+    from raysearch import pipeline, resuming
+
+    prepared, anything_left = resuming.resume(place.path, say=say, **raised)
+    if not anything_left and (place.path / "ensemble" / "ensemble.json").exists():
+        say(f"{place} is finished: all {prepared.plan.trials} trials ended. --trials N adds more.")
         return
-    _finish(pipeline.execute(prepared, run, begin, _stderr()), as_json)
+    _finish(pipeline.execute(prepared, place, begin, stderr()), as_json)
 
 
-def status(
-    run: Annotated[Path, typer.Argument(help="Folder of the run.")], as_json: AsJson = False
-) -> None:
+def status(run: Run, as_json: AsJson = False) -> None:
     """How far a run is, while it runs or after."""
     from raysearch.report.tables import run_status
+    from raysearch.storage.runs import open_place
 
-    found = run_status(run)
+    found = run_status(open_place(run).path)
     if as_json:
         print(json.dumps(found))
         return
@@ -140,91 +160,8 @@ def status(
         )
 
 
-def train(
-    config: Annotated[
-        Path, typer.Argument(help="YAML file of one training run, a baseline, or a run's folder.")
-    ],
-    data: Data = None,
-    trial: Annotated[int | None, typer.Option(min=0, help="Trial of the run to repeat.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the trial; resumed if it is.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Train one configuration, or repeat one trial of a run, without a search and without Ray."""
-    from raysearch.runfolder import is_run
-
-    changes = {k: v for k, v in (("epochs", epochs), ("seed", seed)) if v is not None}
-    if trial is not None or is_run(config):
-        result = _repeat(config, trial, data, out, changes)
-    elif data is None:
-        raise ConfigError(f"--data must name the images that {config} is trained on.")
-    else:
-        result = _train_config(config, data, out, changes)
-    if as_json:
-        print(json.dumps(result))
-        return
-    print(
-        f"{result['status']}: validation accuracy {100 * result['validation_accuracy']:.2f} %, "
-        f"log loss {result['validation_log_loss']:.4f} (epoch {result['epoch']}), "
-        f"{result['parameters']:,} parameters\n{result['folder']}"
-    )
-    if "differences" in result:
-        _print_comparison(result, trial)
-
-
-def _train_config(
-    config: Path, data: str, out: Path | None, changes: dict[str, int]
-) -> dict[str, Any]:
-    from raysearch.configfile import classes_located, load_train_config
-    from raysearch.pipeline import resolve_data
-    from raysearch.space import resolve_config
-    from raysearch.train.device import default_device
-    from raysearch.train.single import train_one
-    from raysearch.yamlfile import load_yaml
-
-    path = resolve_config(config)
-    loaded = load_train_config(path).model_copy(update=changes)
-    folder = out or Path("results") / "train" / config.stem
-    shards = resolve_data(data, Path("results/synthetic-faces"))
-    try:
-        with classes_located(load_yaml(path)):
-            return train_one(loaded, shards, folder, default_device(), _stderr())
-    except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on with {folder}", file=sys.stderr)
-        raise typer.Exit(130) from None
-
-
-def _repeat(
-    run: Path, trial: int | None, data: str | None, out: Path | None, changes: dict[str, int]
-) -> dict[str, Any]:
-    from raysearch.pipeline import resolve_data
-    from raysearch.runfolder import read_run
-    from raysearch.train.device import default_device
-    from raysearch.train.repeat import repeat_trial
-    from raysearch.train.trial import TrialFolder
-
-    run = run.resolve()
-    description = read_run(run)
-    if trial is None:
-        raise ConfigError(f"{run} is a run: --trial N says which of its trials to repeat.")
-    if changes:
-        raise ConfigError("--trial repeats a trial as it was: leave out --epochs and --seed.")
-    original = TrialFolder(run / "trials" / f"{trial:04d}")
-    folder = out or Path("results") / "train" / f"{run.name}-{trial:04d}"
-    shards = resolve_data(data or description["data"], Path("results/synthetic-faces"))
-    return repeat_trial(original, shards, folder, default_device(), _stderr())
-
-
-def _print_comparison(result: dict[str, Any], trial: int | None) -> None:
-    epochs, differences = result["compared_epochs"], result["differences"]
-    if not differences:
-        print(f"equal to trial {trial} in every metric of its {epochs} epochs, times aside")
-    for found in differences:
-        print(
-            f"differs from trial {trial} in {found['metric']} from epoch {found['epoch']} on: "
-            f"{found['is']!r}, was {found['was']!r}"
-        )
+def say(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def seconds(text: str | None) -> float | None:
@@ -239,7 +176,7 @@ def size(text: str | None) -> int | None:
     return None if text is None else parse_size(text)
 
 
-def _stderr() -> Any:
+def stderr() -> Any:
     from rich.console import Console
 
     return Console(stderr=True)

@@ -125,6 +125,7 @@ def print_plan(plan: dict[str, Any]) -> None:
     budget = plan["time_budget_seconds"]
     rows = {
         "space": plan["space"],
+        "cluster": plan["cluster"],
         "data": f"{plan['data']} ({plan['train_images']:,} training images)",
         "trials": f"{plan['trials']}, {plan['concurrent']} at a time ({plan['executor']})",
         "per trial": f"{plan['workers']} worker(s), {plan['threads']} thread(s), "

@@ -1,13 +1,16 @@
-"""Ray itself: quiet, on this machine or in the cluster that RAY_ADDRESS names."""
+"""Ray itself: quiet, on this machine or in the cluster that runs here or that RAY_ADDRESS names."""
 
 import logging
 import os
 import secrets
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from raysearch.errors import RunError
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -25,17 +28,37 @@ QUIET = {
     # slow for Tune is an error that Tune tells nobody about.
     "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",
 }
+PROBE_SECONDS = 2.0
+
+
+def running_address() -> str | None:
+    """Address of the cluster to join: RAY_ADDRESS (``local`` means none), else of the Ray that
+    this user's ``ray start`` or ``ray up`` started on this machine and that still answers."""
+    given = os.environ.get("RAY_ADDRESS")
+    if given:
+        return None if given == "local" else given
+    # Read without Ray, which settles how it authenticates while it is imported.
+    written = Path(os.environ.get("RAY_TMPDIR", "/tmp")) / "ray" / "ray_current_cluster"
+    try:
+        if written.stat().st_uid != os.getuid():
+            return None
+        address = written.read_text(encoding="ascii").strip()
+        host, _, port = address.rpartition(":")
+        socket.create_connection((host, int(port)), PROBE_SECONDS).close()
+    except (OSError, ValueError):
+        return None
+    return address
 
 
 @contextmanager
-def ray_cluster(threads: int) -> Iterator[dict[str, float]]:
-    """Join the cluster of RAY_ADDRESS, or start one on this machine's loopback interface and
-    stop it at the end; yield its resources, e.g. ``{"CPU": 2.0, "GPU": 1.0}``.
+def ray_cluster(threads: int, address: str | None = None) -> Iterator[dict[str, float]]:
+    """Join the cluster at ``address``, or start one on this machine's loopback interface, and
+    leave or stop it at the end; yield its resources, e.g. ``{"CPU": 2.0, "GPU": 1.0}``.
 
     A cluster of our own is closed to other users of the machine by a token made for this run
     (or Ray's own, in the user's home, where Ray was imported before).
+    Raises `RunError` where Ray does not start, or the cluster cannot be joined.
     """
-    address = os.environ.get("RAY_ADDRESS")
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
     # Ray reads how to authenticate while it is imported: later it is too late to choose.
     if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
@@ -48,21 +71,41 @@ def ray_cluster(threads: int) -> Iterator[dict[str, float]]:
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": environment},
     }
-    if not address:
+    if address:
+        options["address"] = address
+    else:
         options |= {
             "address": "local",
             "include_dashboard": False,
             "object_store_memory": 200_000_000,
             "_node_ip_address": "127.0.0.1",
         }
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except Exception as error:  # timeouts, refusals and version conflicts have no common class
+        ray.shutdown()
+        raise RunError(_no_ray(address, error)) from error
     try:
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
 
 
+def _no_ray(address: str | None, error: Exception) -> str:
+    reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if address:
+        return (
+            f"The Ray cluster at {address} cannot be joined: {type(error).__name__}: {reason} "
+            "See whether `ray status` works here; RAY_ADDRESS=local searches on this machine alone."
+        )
+    return (
+        f"Ray did not start on this machine: {type(error).__name__}: {reason} Where the machine "
+        "is busy, try again when it is less so; `raysearch doctor` looks for other causes."
+    )
+
+
 def _import_path() -> str:
-    """Workers import the same raysearch as the driver, installed or not."""
+    """Workers import the same raysearch as the driver, installed or not; where a machine of a
+    cluster does not have this folder, its own."""
     package = str(Path(__file__).resolve().parents[2])
     return os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH", "")]))

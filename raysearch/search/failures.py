@@ -12,7 +12,7 @@ import ray
 from ray import tune
 
 RESTARTS = 2
-"""How often a trial whose process was lost is started anew."""
+"""How often a trial whose process was lost is started anew without an epoch in between."""
 START_SECONDS = 600.0
 """What a process may take to start, before the clock of its first epoch does."""
 ENDED_BEFORE_VERDICT = 5
@@ -40,6 +40,8 @@ class Failures(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_: Any):
         self.heard[trial.trial_id] = time.monotonic()
+        # Only losses in a row count: a long trial on machines that come and go must end.
+        trial.run_metadata.num_failures = 0
 
     def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
         if self.timeout is None:

@@ -1,5 +1,6 @@
 """What a search will do, before it does it: how many trials at once, on what, for how long."""
 
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -14,6 +15,7 @@ from raysearch.data.dataset import Dataset
 from raysearch.errors import ConfigError
 from raysearch.models.freeze import train_mode
 from raysearch.models.registry import build_model
+from raysearch.search.capacity import Capacity, Machine
 from raysearch.search.study import example_configs
 from raysearch.space import SearchSpace
 from raysearch.train.device import default_device
@@ -35,6 +37,7 @@ class Plan:
     concurrent: int
     executor: str
     workers: int
+    machines: int
     threads: int
     resources: dict[str, float]
     backend: str
@@ -51,14 +54,13 @@ class Plan:
     def memory_share(self) -> float:
         """Part of a device's memory that one worker may count on; others share the device."""
         gpu = self.resources["gpu"]
-        return min(gpu, 1.0) if gpu else 1 / (self.concurrent * self.workers)
+        return min(gpu, 1.0) if gpu else min(1.0, self.machines / (self.concurrent * self.workers))
 
 
 def make_plan(
     space: SearchSpace,
+    capacity: Capacity,
     *,
-    cpus: float,
-    gpus: float,
     trials: int | None = None,
     epochs: int | None = None,
     gpus_per_trial: float | None = None,
@@ -69,7 +71,7 @@ def make_plan(
     max_disk: int | None = None,
     trial_timeout: float | None = None,
 ) -> Plan:
-    """Divide ``cpus`` and ``gpus`` among trials.
+    """Divide the machines of ``capacity`` among trials.
 
     Without a GPU a trial gets one core: several trials side by side use the cores better than
     one trial on all of them. With GPUs a trial gets ``gpus_per_trial`` (1 unless told).
@@ -78,30 +80,37 @@ def make_plan(
     executor = executor or ("train" if workers_per_trial > 1 else "inline")
     if executor == "inline" and workers_per_trial > 1:
         raise ConfigError("--executor inline runs one worker per trial; use --executor train.")
-    if gpus_per_trial is not None and not gpus:
+    if gpus_per_trial is not None and not capacity.gpus:
         raise ConfigError(
             f"--gpus-per-trial {gpus_per_trial:g} needs a GPU, but none was found; leave it out."
         )
-    gpu = 0.0 if not gpus else (gpus_per_trial or 1.0) / workers_per_trial
-    slots = int(cpus // workers_per_trial)
-    if gpu:
-        slots = int(gpus / gpu + 1e-6) // workers_per_trial
-    if slots < 1:
+    gpu = 0.0 if not capacity.gpus else (gpus_per_trial or 1.0) / workers_per_trial
+    slots = [worker_slots(machine, gpu) for machine in capacity.machines]
+    most = sum(slots) // workers_per_trial
+    if most < 1:
         raise ConfigError(
-            f"A trial of {workers_per_trial} workers does not fit on {cpus:g} CPUs and "
-            f"{gpus:g} GPUs; lower --workers-per-trial or --gpus-per-trial."
+            f"A trial of {workers_per_trial} workers does not fit on {capacity.cpus:g} CPUs and "
+            f"{capacity.gpus:g} GPUs; lower --workers-per-trial or --gpus-per-trial."
         )
     trials = trials or space.search.trials
-    concurrent = min(concurrent or slots, slots, trials)
-    cores = cpus / (concurrent * workers_per_trial)
+    concurrent = min(concurrent or most, most, trials)
+    busy = concurrent * workers_per_trial / sum(slots)
+    cores = min(
+        machine.cpus / max(1.0, math.ceil(taken * busy))
+        for machine, taken in zip(capacity.machines, slots, strict=True)
+        if taken
+    )
+    threads = max(1, int(cores))
     return Plan(
         trials=trials,
         epochs=epochs or space.search.epochs,
         concurrent=concurrent,
         executor=executor,
         workers=workers_per_trial,
-        threads=max(1, int(cores)),
-        resources={"cpu": min(1.0, cores), "gpu": gpu},
+        machines=sum(taken > 0 for taken in slots),
+        threads=threads,
+        # Told truly, so that Ray puts no more trials on a machine than it has cores for.
+        resources={"cpu": min(float(threads), cores), "gpu": gpu},
         backend="nccl" if gpu >= 1 and dist.is_nccl_available() else "gloo",
         keep=keep or space.search.keep,
         max_disk=max_disk or space.search.max_disk,
@@ -109,9 +118,14 @@ def make_plan(
     )
 
 
-def local_resources() -> tuple[float, float]:
-    """(CPUs, GPUs) of this machine."""
-    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
+def worker_slots(machine: Machine, gpu: float) -> int:
+    """How many workers that take ``gpu`` of a GPU each, and a core where that is 0, fit on
+    ``machine``. A fraction lies on one GPU, as Ray has it."""
+    if not gpu:
+        return int(machine.cpus)
+    if gpu < 1:
+        return int(machine.gpus) * int(1 / gpu + 1e-6)
+    return int(machine.gpus // gpu)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.table import Table
 from raysearch.data.shards import Shards
 from raysearch.ensemble.live import LiveEnsemble, LiveScore
 from raysearch.search.failures import Failures
-from raysearch.train.trial import TrialFolder
+from raysearch.train.trial import TrialFolder, trial_name
 
 SHOWN = 12
 
@@ -97,17 +97,21 @@ class Progress(tune.Callback):
         if written["status"] != state and (error or files.path.is_dir()):
             files.write_status(state, written["epochs"], error)
 
+    @property
+    def running(self) -> list[int]:
+        return [number for number, row in self.rows.items() if row["state"] == "running"]
+
     def close(self) -> None:
         """After the search: what still runs was interrupted, and worker processes that ran an
         epoch ahead of their stop have no say in it."""
-        for number, row in self.rows.items():
-            if row["state"] == "running":
-                row["state"] = "interrupted"
+        for number in self.running:
+            self.rows[number]["state"] = "interrupted"
+        for number in self.rows:
             _, error = self.failures.ends.get(number, ("", ""))
             self.write_status(number, error)
 
     def _folder(self, number: int) -> TrialFolder:
-        return TrialFolder(self.run / "trials" / f"{number:04d}")
+        return TrialFolder(self.run / trial_name(number))
 
     def _show_ensemble(self, score: LiveScore) -> None:
         if not self.live:
@@ -129,7 +133,7 @@ class Progress(tune.Callback):
         )
         for name in ("trial", "state", "network", "epoch", "log loss", "accuracy", "images/s"):
             table.add_column(name, justify="left" if name in ("state", "network") else "right")
-        running = [n for n, row in self.rows.items() if row["state"] == "running"]
+        running = self.running
         ended = [n for n, row in self.rows.items() if row["state"] != "running"]
         ended.sort(key=lambda n: self.rows[n]["loss"] or float("inf"))
         for number in (running + ended)[:SHOWN]:

@@ -5,7 +5,6 @@ ended, weights matter where it is a member of the best ensemble so far, then by 
 """
 
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from ray import tune
 from raysearch.data.shards import Shards
 from raysearch.ensemble.estimate import fit_ensemble
 from raysearch.ensemble.library import load_library
+from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import read_metrics
 from raysearch.train.trial import FAILURES, TrialFolder, trial_folders
 
@@ -32,50 +32,51 @@ class Retention(tune.Callback):
     ``full`` says why that cannot be done any more, and is "" until then.
     """
 
-    def __init__(self, run: Path, shards: Shards, keep: int, max_bytes: int | None):
-        self.run, self.shards, self.keep, self.max_bytes = run, shards, keep, max_bytes
+    def __init__(self, place: RunPlace, shards: Shards, keep: int, max_bytes: int | None):
+        self.place, self.shards, self.keep, self.max_bytes = place, shards, keep, max_bytes
         self.checked, self.full = 0.0, ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        keep_best(self.run, self.shards, self.keep)
+        keep_best(self.place, self.shards, self.keep)
 
     on_trial_error = on_trial_complete
 
     def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
         now = time.monotonic()
         if self.max_bytes is not None and not self.full and now - self.checked > CHECK_SECONDS:
-            self.full = shrink(self.run, self.shards, self.max_bytes)
+            self.full = shrink(self.place, self.shards, self.max_bytes)
             self.checked = now
 
 
-def keep_best(run: Path, shards: Shards, keep: int) -> None:
+def keep_best(place: RunPlace, shards: Shards, keep: int) -> None:
     """Remove the weights of all but ``keep`` of the trials that have ended, and their
     checkpoints, which nothing goes on from."""
-    for folder in _ended(run):
-        shutil.rmtree(folder.checkpoint, ignore_errors=True)
-    if len(_with_weights(run)) > keep:
-        members, others = useful_first(run, shards)
+    for folder in _ended(place.path):
+        place.remove(folder.checkpoint)
+    if len(_with_weights(place.path)) > keep:
+        members, others = useful_first(place.path, shards)
         for folder in (members + others)[keep:]:
-            shutil.rmtree(folder.best, ignore_errors=True)
+            place.remove(folder.best)
 
 
-def shrink(run: Path, shards: Shards, max_bytes: int) -> str:
-    """Remove weights, the least useful first, until ``run`` and the export of its ensemble take
+def shrink(place: RunPlace, shards: Shards, max_bytes: int) -> str:
+    """Remove weights, the least useful first, until the run and the export of its ensemble take
     at most ``max_bytes``; members of the ensemble stay. Returns why that is not enough, or ""."""
+    run = place.path
     if size_of(run) + 2 * sum(size_of(f.best) for f in _with_weights(run)) <= max_bytes:
         return ""
     members, others = useful_first(run, shards)
     export = 2 * sum(size_of(folder.best) for folder in members)
     while size_of(run) + export > max_bytes and others:
-        shutil.rmtree(others.pop().best, ignore_errors=True)
+        place.remove(others.pop().best)
     size = size_of(run)
     if size + export <= max_bytes:
         return ""
     return (
-        f"{run} takes {size / 1e6:,.1f} MB and its ensemble's export about {export / 1e6:,.1f} MB, "
+        f"{place} takes {size / 1e6:,.1f} MB and its export about {export / 1e6:,.1f} MB, "
         f"of {max_bytes / 1e6:,.1f} MB allowed, and no weights are left to remove but those of "
         "running trials and of the best ensemble so far"
     )

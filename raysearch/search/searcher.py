@@ -35,6 +35,7 @@ class StudySearcher(Searcher):
             them), and not at all where fewer than half of them would.
         outcome: the values of a finished trial by its number, for a study of several objectives,
             which takes no values epoch by epoch.
+        saved: called when the study has a new trial, before that one is handed out.
     """
 
     def __init__(
@@ -47,11 +48,12 @@ class StudySearcher(Searcher):
         seed: int,
         deadline: float | None = None,
         outcome: Callable[[int], list[float]] | None = None,
+        saved: Callable[[], None] = lambda: None,
     ):
         super().__init__(metric=METRIC, mode="min")
         self.study, self.space = study, space
         self.trials, self.epochs, self.seed, self.deadline = trials, epochs, seed, deadline
-        self.outcome = outcome
+        self.outcome, self.saved = outcome, saved
         existing = study.get_trials(deepcopy=False)
         if not existing:
             for known in space.known_values:
@@ -82,6 +84,7 @@ class StudySearcher(Searcher):
                 continue
             trial.set_user_attr("train", config.model_dump(mode="json"))
             self.running[trial_id] = trial
+            self.saved()
             return _payload(trial.number, config)
         log.error("100 proposals in a row were not valid configurations: the search ends here")
         return Searcher.FINISHED

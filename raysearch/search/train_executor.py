@@ -25,12 +25,16 @@ from ray.util.queue import Empty, Queue
 
 from raysearch.search.failures import RESTARTS, START_SECONDS, lost_words, timeout_words
 from raysearch.search.worker import run_payload
+from raysearch.storage.locations import scratch_copy
+from raysearch.storage.mirror import Mirror
 from raysearch.train.distributed import Workers
 from raysearch.train.memory import is_out_of_memory
-from raysearch.train.trial import TrialFolder
+from raysearch.train.trial import STATUS, trial_name
 
 WORKER_GONE = WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
 CONNECTION = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
+ASK_SECONDS = 5.0
+"""How often an object store is asked whether a trial has written."""
 
 
 def train_worker(payload: dict[str, Any]) -> None:
@@ -93,6 +97,9 @@ class TrainTrial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.payload = config
         self.runs, self.lost = 0, 0
+        self.asked, self.answer = -ASK_SECONDS, 0
+        if config["uri"] is not None:
+            self.mirror = Mirror(scratch_copy(config["uri"], 0), config["uri"])
         self.last = {
             "trial": config["trial"],
             "epochs": config["train"]["epochs"],
@@ -153,7 +160,7 @@ class TrainTrial(tune.Trainable):
                     return self._failed(status, words)
             else:
                 if kind == "report":
-                    self.heard, self.last = time.monotonic(), value
+                    self.heard, self.last, self.lost = time.monotonic(), value, 0
                     return value
                 self.controller = value
 
@@ -166,11 +173,20 @@ class TrainTrial(tune.Trainable):
 
     def _written(self) -> int:
         """When the trial's status was last written: at its start and after every epoch."""
-        folder = Path(self.payload["run"]) / "trials" / f"{self.payload['trial']:04d}"
+        name = trial_name(self.payload["trial"])
+        if self.payload["uri"] is not None:
+            return self._written_there(f"{name}/{STATUS}")
         try:
-            return TrialFolder(folder).status.stat().st_mtime_ns
+            return (Path(self.payload["run"]) / name / STATUS).stat().st_mtime_ns
         except FileNotFoundError:
             return 0
+
+    def _written_there(self, name: str) -> int:
+        """In an object store, which is asked now and then."""
+        if time.monotonic() - self.asked > ASK_SECONDS:
+            self.asked = time.monotonic()
+            self.answer = self.mirror.modified(name)
+        return self.answer
 
     def _starts_again(self, status: str) -> bool:
         if status == "worker_lost" and self.lost < RESTARTS:

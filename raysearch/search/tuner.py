@@ -19,16 +19,19 @@ from rich.console import Console
 
 from raysearch.data.shards import open_shards
 from raysearch.search.failures import RESTARTS, Failures
+from raysearch.search.mirroring import Fetch, Send
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
 from raysearch.search.retention import Retention, keep_best
 from raysearch.search.searcher import METRIC, StudySearcher
+from raysearch.search.shipping import ShippedShards
 from raysearch.search.study import open_study
 from raysearch.search.train_executor import TrainTrial
 from raysearch.search.worker import train_inline
 from raysearch.space import SearchSpace
+from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import read_metrics
-from raysearch.train.trial import TrialFolder, trial_folders
+from raysearch.train.trial import TrialFolder, trial_folders, trial_name
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class SearchEnd:
 
 
 def run_search(
-    run: Path,
+    place: RunPlace,
     data: Path,
     space: SearchSpace,
     plan: Plan,
@@ -51,13 +54,17 @@ def run_search(
     seed: int,
     deadline: float | None,
     console: Console,
+    shipped: ShippedShards | None = None,
 ) -> SearchEnd:
-    """Run or continue the search in the folder ``run``; Ray must be up.
+    """Run or continue the search at ``place``; Ray must be up.
 
-    ``deadline`` is a `time.monotonic`.
+    ``deadline`` is a `time.monotonic`; ``shipped`` are the shards in ``data`` for machines that
+    do not have that folder.
     """
     begin = time.monotonic()
+    run = place.path
     two = "params" in space.search.objective
+    fetch, send = Fetch(place.mirror), Send(place.mirror)
     searcher = StudySearcher(
         open_study(run / "study.log", objectives=len(space.search.objective)),
         space,
@@ -66,16 +73,19 @@ def run_search(
         seed=seed,
         deadline=deadline,
         outcome=functools.partial(outcome, run) if two else None,
+        saved=send.send_study,
     )
     hangs = plan.trial_timeout if plan.executor == "inline" else None
     failures = Failures(hangs)  # `TrainTrial` sees to its own workers
     shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
     progress = Progress(run, shards, plan.trials, console, deadline, failures)
-    retention = Retention(run, shards, plan.keep, plan.max_disk)
+    retention = Retention(place, shards, plan.keep, plan.max_disk)
     staging = tempfile.mkdtemp(prefix="raysearch-tune-")
     payload = {
         "run": str(run),
+        "uri": place.mirror.uri if place.mirror else None,
         "data": str(data),
+        "shipped": shipped,
         "threads": plan.threads,
         "memory_share": plan.memory_share,
         "timeout": plan.trial_timeout,
@@ -98,15 +108,18 @@ def run_search(
                     storage_path=staging,
                     verbose=0,
                     # Each relies on what those before it have done about a trial.
-                    callbacks=[failures, progress, retention],
+                    callbacks=[fetch, failures, progress, retention, send],
                     stop=EndOfSearch(deadline, interrupt, failures, retention),
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 ),
             ).fit()
         finally:
+            for number in progress.running:
+                fetch.fetch(number)
             progress.close()
             shutil.rmtree(staging, ignore_errors=True)
-    keep_best(run, shards, plan.keep)
+    keep_best(place, shards, plan.keep)
+    place.push()
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
     aborted = failures.verdict() or retention.full
     return SearchEnd(dict(statuses), interrupt.is_set, aborted, time.monotonic() - begin)
@@ -114,7 +127,7 @@ def run_search(
 
 def outcome(run: Path, number: int) -> list[float]:
     """Lowest validation log loss and number of parameters of a trial."""
-    folder = TrialFolder(run / "trials" / f"{number:04d}")
+    folder = TrialFolder(run / trial_name(number))
     losses = [row[METRIC] for row in read_metrics(folder.metrics)]
     return [min(losses), float(folder.read_record().parameters)]
 

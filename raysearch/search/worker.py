@@ -2,9 +2,14 @@
 
 Inline: a Tune function, its process and data kept warm from trial to trial. Ray Train: a worker
 group of one or more processes per trial (`raysearch.search.train_executor`). Neither hands Ray a
-checkpoint: the trial's folder holds it, and a process that starts there goes on from it.
+checkpoint: the trial's folder holds it, and a process that starts there, on this machine or
+another, goes on from it.
 """
 
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,10 +18,14 @@ import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset, load_dataset
+from raysearch.errors import RunError
+from raysearch.search.shipping import local_shards, unshared
+from raysearch.storage.locations import scratch_copy
+from raysearch.storage.mirror import Mirror
 from raysearch.train.device import free_memory
 from raysearch.train.distributed import Workers
-from raysearch.train.runner import run_trial
-from raysearch.train.trial import TrialFolder
+from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.trial import TrialFolder, trial_name
 
 
 @lru_cache(maxsize=1)
@@ -29,11 +38,50 @@ def cached_dataset(
     )
 
 
+class TrialSite:
+    """Where a worker of a trial writes: in the run's folder, or, where that is at a URI, in a
+    copy of the trial on this machine."""
+
+    def __init__(self, payload: dict[str, Any], rank: int):
+        uri = payload["uri"]
+        self.run, self.name = Path(payload["run"]), trial_name(payload["trial"])
+        self.leads = rank == 0
+        self.mirror = None if uri is None else Mirror(scratch_copy(uri, rank), uri)
+        self.folder = (self.mirror.local if self.mirror else self.run) / self.name
+
+    def begin(self) -> None:
+        if self.mirror:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.mirror.pull(self.name)
+        elif not self.run.is_dir():
+            raise RunError(f"{socket.gethostname()}: {unshared(f'there is no {self.run}')}")
+
+    def publish(self) -> None:
+        """Make what the trial has written so far outlive this machine."""
+        if self.mirror and self.leads:
+            self.mirror.push(self.name)
+
+    def end(self) -> None:
+        if self.mirror:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+@contextmanager
+def trial_site(payload: dict[str, Any], rank: int) -> Iterator[TrialSite]:
+    site = TrialSite(payload, rank)
+    site.begin()
+    try:
+        yield site
+        site.publish()
+    finally:
+        site.end()
+
+
 def run_payload(
     payload: dict[str, Any], device: torch.device, report: Any, workers: Workers | None = None
 ) -> None:
-    """Run ``{"trial", "train", "run", "data", "threads", "memory_share"}`` and report each
-    epoch's metrics.
+    """Run ``{"trial", "train", "run", "uri", "data", "shipped", "threads", "memory_share"}`` and
+    report each epoch's metrics.
 
     ``epochs`` in a report is how many the trial will have in all: in the last one, which may be
     an early one, it is ``epoch``. A run that failed reports once more, with its ``status`` and
@@ -42,33 +90,42 @@ def run_payload(
     """
     torch.set_num_threads(payload["threads"])
     config = TrainConfig.model_validate(payload["train"])
-    folder = Path(payload["run"]) / "trials" / f"{payload['trial']:04d}"
     last = {"epoch": 0, "validation_log_loss": float("inf"), "seconds": 0.0}
     about = {"trial": payload["trial"], "epochs": config.epochs}
-
-    def on_epoch(metrics: dict[str, float]) -> None:
-        last.update(metrics)
-        report(about | metrics)
-
-    options = {"report": on_epoch, "workers": workers, "accumulate": payload.get("accumulate", 1)}
+    done = None
     try:
-        where = config.classes, config.images_on, payload["memory_share"]
-        dataset = cached_dataset(payload["data"], str(device), *where)
-        status = run_trial(folder, payload["trial"], config, dataset, device=device, **options)
-        error = TrialFolder(folder).read_status()["error"]
+        with trial_site(payload, workers.rank if workers else 0) as site:
+
+            def on_epoch(metrics: dict[str, float]) -> None:
+                last.update(metrics)
+                site.publish()
+                report(about | metrics)
+
+            dataset = trial_dataset(payload, config, device)
+            parts = payload.get("accumulate", 1)
+            options = {"report": on_epoch, "workers": workers, "accumulate": parts}
+            number = payload["trial"]
+            status = run_trial(site.folder, number, config, dataset, device=device, **options)
+            error = TrialFolder(site.folder).read_status()["error"]
+            if status == "completed" and not last["epoch"]:
+                done = finished_epoch(site.folder)
     except Exception as exception:
         if workers and workers.count > 1:
             raise
         status, error = "failed", f"{type(exception).__name__}: {exception}"
     if status != "completed":
         report(about | last | {"status": status, "error": error})
-    elif not last["epoch"]:  # everything was done by an earlier process, and only the end is new
-        report(about | finished_epoch(folder))
+    elif done:  # everything was done by an earlier process, and only the end is new
+        report(about | done)
+
+
+def trial_dataset(payload: dict[str, Any], config: TrainConfig, device: torch.device) -> Dataset:
+    folder = local_shards(payload["data"], payload["shipped"])
+    where = config.classes, config.images_on, payload["memory_share"]
+    return cached_dataset(folder, str(device), *where)
 
 
 def finished_epoch(folder: Path) -> dict[str, float]:
-    from raysearch.train.runner import read_metrics
-
     row = read_metrics(TrialFolder(folder).metrics)[-1]
     return row | {"epochs": row["epoch"]}
 

@@ -37,6 +37,7 @@ STATUSES = (
     "worker_lost",
     "failed",
 )
+STATUS = "status.json"
 FAILURES = STATUSES[STATUSES.index("diverged") :]
 """The last of `STATUSES`: a trial that ended so has failed, and is not gone on with."""
 
@@ -134,7 +135,7 @@ class TrialFolder:
         self.config = self.path / "config.json"
         self.metrics = self.path / "metrics.csv"
         self.tensorboard = self.path / "tensorboard"
-        self.status = self.path / "status.json"
+        self.status = self.path / STATUS
         self.checkpoint = self.path / "checkpoint"
         self.best = self.path / "best"
         self.validation = self.path / "validation.arrow"
@@ -162,6 +163,11 @@ class TrialFolder:
             return json.loads(self.status.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {"status": "pending", "epochs": 0, "error": ""}
+
+
+def trial_name(number: int) -> str:
+    """Of a trial's folder within its run."""
+    return f"trials/{number:04d}"
 
 
 def trial_folders(run: Path | str) -> list[TrialFolder]:

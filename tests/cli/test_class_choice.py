@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from raysearch.cli.run import register
+from raysearch.cli.train import register
 from raysearch.data.shards import open_shards, write_shards
 from raysearch.errors import ConfigError
 from raysearch.pipeline import Limits, prepare

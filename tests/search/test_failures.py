@@ -13,19 +13,21 @@ from rich.console import Console
 
 from raysearch.report.tables import run_status, write_leaderboard
 from raysearch.search import tuner
+from raysearch.search.capacity import Capacity, Machine
 from raysearch.search.failures import Failures
 from raysearch.search.plan import make_plan
 from raysearch.search.retention import size_of
 from raysearch.search.study import open_study
+from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders
 
 
 def search(run: Path, data: Path, space, **options) -> tuner.SearchEnd:
     run.mkdir(exist_ok=True)
-    plan = make_plan(space, cpus=2, gpus=0, **options)
-    console = Console(stderr=True)
-    return tuner.run_search(run, data, space, plan, seed=0, deadline=None, console=console)
+    plan = make_plan(space, Capacity((Machine(2, 0),), 1), **options)
+    console, place = Console(stderr=True), RunPlace(run)
+    return tuner.run_search(place, data, space, plan, seed=0, deadline=None, console=console)
 
 
 def statuses(run: Path) -> dict[int, str]:

@@ -11,6 +11,7 @@ from raysearch.config import parse_train_config
 from raysearch.data.dataset import load_dataset
 from raysearch.ensemble.build import build_ensemble, open_data
 from raysearch.search.retention import keep_best, shrink, size_of, useful_first
+from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder, trial_folders
 
@@ -57,7 +58,7 @@ def test_members_of_the_ensemble_come_first_and_the_worst_trials_last(run):
 
 
 def test_weights_stay_of_as_many_trials_as_told_and_probabilities_of_all(run):
-    keep_best(run, open_data(run), 2)
+    keep_best(RunPlace(run), open_data(run), 2)
     assert len(holding(run)) == 2 and holding(run) <= {1, 3, 5}
     assert all(folder.validation.exists() for folder in trial_folders(run))
     assert not any(folder.checkpoint.exists() for folder in trial_folders(run))
@@ -67,26 +68,26 @@ def test_weights_stay_of_as_many_trials_as_told_and_probabilities_of_all(run):
 def test_trials_that_run_or_were_interrupted_keep_all_they_have(run):
     for trial, status in ((0, "running"), (2, "interrupted")):
         TrialFolder(run / "trials" / f"{trial:04d}").write_status(status, 1)
-    keep_best(run, open_data(run), 1)
+    keep_best(RunPlace(run), open_data(run), 1)
     assert holding(run) >= {0, 2} and len(holding(run)) == 3
     left = {int(f.path.name) for f in trial_folders(run) if f.checkpoint.exists()}
     assert left == {0, 2}
 
 
 def test_nothing_goes_while_the_run_fits(run):
-    keep_best(run, open_data(run), 20)
+    keep_best(RunPlace(run), open_data(run), 20)
     assert holding(run) == set(range(6))
     before = size_of(run)
-    assert shrink(run, open_data(run), 10 * before) == ""
+    assert shrink(RunPlace(run), open_data(run), 10 * before) == ""
     assert (holding(run), size_of(run)) == (set(range(6)), before)
 
 
 def test_least_useful_weights_go_first_until_the_run_fits(run):
-    keep_best(run, open_data(run), 20)
+    keep_best(RunPlace(run), open_data(run), 20)
     members, _ = useful_first(run, open_data(run))
     one = size_of(members[0].best)
     limit = size_of(run) + 2 * sum(size_of(f.best) for f in members) - one
-    assert shrink(run, open_data(run), limit) == ""
+    assert shrink(RunPlace(run), open_data(run), limit) == ""
     assert len(holding(run)) == 5
     assert holding(run) >= {int(folder.path.name) for folder in members}
     assert size_of(run) <= limit
@@ -94,7 +95,7 @@ def test_least_useful_weights_go_first_until_the_run_fits(run):
 
 def test_what_cannot_fit_is_said_and_the_ensemble_is_kept(run):
     members, _ = useful_first(run, open_data(run))
-    said = shrink(run, open_data(run), 1000)
+    said = shrink(RunPlace(run), open_data(run), 1000)
     assert "of 0.0 MB allowed" in said and str(run) in said
     assert holding(run) == {int(folder.path.name) for folder in members}
 

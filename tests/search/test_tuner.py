@@ -12,9 +12,11 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from raysearch.probabilities import read_probabilities
+from raysearch.search.capacity import Capacity, Machine
 from raysearch.search.plan import make_plan
 from raysearch.search.study import open_study
 from raysearch.search.tuner import run_search
+from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders
 
@@ -23,11 +25,10 @@ pytestmark = pytest.mark.slow
 
 def search(run, data, space, *, trials=None, seed=0, deadline=None, workers=1, executor=None):
     run.mkdir(exist_ok=True)
-    plan = make_plan(
-        space, cpus=2, gpus=0, trials=trials, workers_per_trial=workers, executor=executor
-    )
+    here = Capacity((Machine(2, 0),), 1)
+    plan = make_plan(space, here, trials=trials, workers_per_trial=workers, executor=executor)
     return run_search(
-        run, data, space, plan, seed=seed, deadline=deadline, console=Console(stderr=True)
+        RunPlace(run), data, space, plan, seed=seed, deadline=deadline, console=Console(stderr=True)
     )
 
 
