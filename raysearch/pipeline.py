@@ -184,6 +184,7 @@ def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console
     place.push()
     return {
         "run": str(place),
+        "folder": str(run),
         "synthetic": prepared.synthetic,
         "trials": end.statuses,
         "interrupted": end.interrupted,

@@ -14,7 +14,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Leaderboard, ensemble beside its baselines, and the path of each thing that was made."""
     console = Console(highlight=False)
     run = summary["run"]
-    board = leaderboard(run)
+    board = leaderboard(summary["folder"])
     table = Table(title=f"Leaderboard: {len(board)} trials, best first", title_justify="left")
     for name in ("trial", "network", "status", "epochs", "log loss", "accuracy", "parameters"):
         table.add_column(name, justify="left" if name in ("network", "status") else "right")

@@ -60,9 +60,7 @@ def ray_cluster(threads: int, address: str | None = None) -> Iterator[dict[str, 
     Raises `RunError` where Ray does not start, or the cluster cannot be joined.
     """
     os.environ.update({key: value for key, value in QUIET.items() if key not in os.environ})
-    # Ray reads how to authenticate while it is imported: later it is too late to choose.
-    if not address and "RAY_AUTH_MODE" not in os.environ and "ray" not in sys.modules:
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    _choose_authentication(own=not address)
     import ray
 
     environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": _import_path()}
@@ -89,6 +87,17 @@ def ray_cluster(threads: int, address: str | None = None) -> Iterator[dict[str, 
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+def _choose_authentication(own: bool) -> None:
+    """Ray reads how to authenticate while it is imported: later it is too late to choose."""
+    if "RAY_AUTH_MODE" in os.environ or "ray" in sys.modules:
+        return
+    if own:
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    elif (Path.home() / ".ray" / "auth_token").exists():
+        # A head that finds this file asks for it, and one that does not takes it.
+        os.environ["RAY_AUTH_MODE"] = "token"
 
 
 def _no_ray(address: str | None, error: Exception) -> str:
