@@ -141,9 +141,9 @@ def _go_on(place: Any, begin: float, as_json: bool, **raised: Any) -> None:
 def status(run: Run, as_json: AsJson = False) -> None:
     """How far a run is, while it runs or after."""
     from raysearch.report.tables import run_status
-    from raysearch.storage.runs import open_place
+    from raysearch.storage.runs import LARGE, open_place
 
-    found = run_status(open_place(run).path)
+    found = run_status(open_place(run, skip=LARGE).path)
     if as_json:
         print(json.dumps(found))
         return

@@ -1,7 +1,7 @@
 """The place of one run, whatever kind it is."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,8 @@ from raysearch.storage.mirror import Mirror
 
 CHECKPOINTS = "checkpoint"
 """Folders that only trials need: they stay where the run is."""
+LARGE = ("best", "ensemble", "tensorboard")
+"""Folders that a look at how far a run is does not need."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class RunPlace:
             return self.mirror.exists("run.yaml")
         return (self.path / "run.yaml").exists()
 
-    def pull(self) -> None:
+    def pull(self, skip: Sequence[str] = ()) -> None:
         if self.mirror:
-            self.mirror.pull(skip=[CHECKPOINTS], exact=True)
+            self.mirror.pull(skip=[CHECKPOINTS, *skip], exact=True)
 
     def push(self) -> None:
         """Also takes away there what an earlier ensemble left."""
@@ -74,8 +76,9 @@ def scratch_folder(storage: str, name: str) -> Path:
     return (cache_folder() if is_uri(storage) else Path(storage).resolve()) / name
 
 
-def open_place(run: str) -> RunPlace:
-    """Of a run that exists, with a URI's working copy brought up to date.
+def open_place(run: str, skip: Sequence[str] = ()) -> RunPlace:
+    """Of a run that exists, with a URI's working copy brought up to date, folders called one of
+    ``skip`` left out.
 
     Raises `ArtifactError` where there is no run at a URI.
     """
@@ -84,7 +87,7 @@ def open_place(run: str) -> RunPlace:
     place = RunPlace(working_copy(run), Mirror(working_copy(run), run))
     if not place.exists():
         raise ArtifactError(f"{run} is not a run of `raysearch tune`: it holds no run.yaml.")
-    place.pull()
+    place.pull(skip)
     return place
 
 

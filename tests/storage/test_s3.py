@@ -5,7 +5,7 @@ import pytest
 from raysearch.errors import ArtifactError, RunError
 from raysearch.storage import mirror as module
 from raysearch.storage.mirror import Mirror
-from raysearch.storage.runs import changed_place, new_place, open_place
+from raysearch.storage.runs import LARGE, changed_place, new_place, open_place
 
 
 def write(folder, files):
@@ -53,13 +53,13 @@ def test_run_is_read_and_changed_from_a_machine_that_never_saw_it(tmp_path, buck
     with changed_place(f"{bucket}/mine/one") as folder:
         (folder / "ensemble/old").unlink()
     monkeypatch.setenv("RAYSEARCH_CACHE", str(tmp_path / "third"))
+    few = tree(open_place(f"{bucket}/mine/one", skip=LARGE).path)
+    assert set(few) == {"run.yaml", "trials/0000/metrics.csv"}
     found = tree(open_place(f"{bucket}/mine/one").path)
     assert "ensemble/ensemble.json" in found and "ensemble/old" not in found
 
 
-def test_place_without_a_run_and_a_bucket_that_is_none_are_told_apart(
-    tmp_path, bucket, monkeypatch
-):
+def test_place_without_a_run_and_a_missing_bucket_are_told_apart(tmp_path, bucket, monkeypatch):
     monkeypatch.setenv("RAYSEARCH_CACHE", str(tmp_path))
     monkeypatch.setattr(module, "PATIENCE_SECONDS", 0)
     with pytest.raises(ArtifactError, match="s3://runs/none is not a run .* no run.yaml"):
