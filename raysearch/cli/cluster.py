@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from click.core import ParameterSource
 
 from raysearch.errors import ConfigError
 
@@ -99,7 +98,8 @@ def tune_there(context: typer.Context) -> int:
         raise ConfigError("--detach and --down are for a search on a cluster: --cluster FILE.")
 
     def is_told(name: str) -> bool:
-        return context.get_parameter_source(name) == ParameterSource.COMMANDLINE
+        source = context.get_parameter_source(name)
+        return source is not None and source.name == "COMMANDLINE"
 
     words: list[str] = []
     for parameter in context.command.params:

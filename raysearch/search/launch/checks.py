@@ -37,14 +37,15 @@ def check(file: ClusterFile, demand: Demand | None = None) -> list[Fault]:
         found = [*_placeholders(file), *check_kuberay(file)]
     else:
         found = list(_schema(file))
-        found += found or _prepared(file)
+        if not found:
+            found += _prepared(file)
+            found += _resources(file, demand or Demand())
         found += _placeholders(file)
         found += _files(file)
         found += check_security(file)
         found += check_versions(file)
         found += check_storage(file)
         found += nodes.check_provider(file)
-        found += _resources(file, demand or Demand())
     faults = list({(fault.path, fault.message): fault for fault in found}.values())
     return sorted(faults, key=lambda fault: file.line(fault.path))
 

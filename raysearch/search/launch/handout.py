@@ -40,8 +40,8 @@ def hand_out(file: ClusterFile) -> list[Path]:
     local = {Path(path).expanduser() for path in file.mounts.values()}
     if token_file() in local and make_token():
         made.append(token_file())
-    if wheel_folder() in local:
-        made.append(write_handout(wheel_folder()))
+    if wheel_folder() in local and write_handout(wheel_folder()):
+        made.append(wheel_folder())
     return made
 
 
@@ -74,18 +74,22 @@ def read_token() -> str:
     return token
 
 
-def write_handout(folder: Path) -> Path:
-    """Fill ``folder``: no other wheel stays there. Returns the wheel's path."""
+def write_handout(folder: Path) -> bool:
+    """Fill ``folder``, where no other wheel stays; returns whether anything changed."""
     from raysearch.search.launch.wheel import build_wheel
 
     folder.mkdir(parents=True, exist_ok=True)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
     wheel = build_wheel(folder)
     for old in folder.glob("*.whl"):
         if old != wheel:
             old.unlink()
-    write_text(folder / "constraints.txt", constraints())
-    write_text(folder / "python-version", ".".join(platform.python_version_tuple()[:2]) + "\n")
-    return wheel
+    python = ".".join(platform.python_version_tuple()[:2])
+    for name, text in (("constraints.txt", constraints()), ("python-version", python + "\n")):
+        path = folder / name
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+    return before != {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
 def constraints() -> str:

@@ -19,6 +19,7 @@ PREFIX = "raysearch-"
 LOST_SECONDS = 300.0
 """For how long the head may not answer before it is given up."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 UNKNOWN = "status code 404"
 
 
@@ -34,21 +35,20 @@ class End:
 def connect(tunnel: Tunnel, seconds: float = LOST_SECONDS) -> Any:
     """A client for the jobs of the cluster behind ``tunnel``; raises `RunError` where the head
     does not answer for ``seconds``, `ConfigError` where it wants another token."""
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    for name in ("ray.dashboard", "ray._private.runtime_env", "ray.job_submission"):
+    for name in CHATTY:
         logging.getLogger(name).setLevel(logging.WARNING)
     tunnel.wait(seconds)
     headers = {"Authorization": f"Bearer {read_token()}"}
     try:
         return JobSubmissionClient(tunnel.url, headers=headers)
-    except RuntimeError as error:
-        if "401" in str(error) or "403" in str(error) or "authentication" in str(error).lower():
-            raise ConfigError(
-                f"the cluster does not take the token in {token_file()}: it was started with "
-                "another one. Use that one, or take the cluster down and bring it up again."
-            ) from None
-        raise
+    except AuthenticationError:
+        raise ConfigError(
+            f"the cluster does not take the token in {token_file()}: it was started with another "
+            "one. Use that one, or take the cluster down and bring it up again."
+        ) from None
 
 
 def submit(client: Any, words: list[str], folder: Path, metadata: dict[str, str]) -> str:

@@ -51,6 +51,7 @@ def _token(file: ClusterFile) -> Iterator[Fault]:
             "sends no token: whoever reaches a node could run commands there. Add "
             f"`{TOKEN}: {TOKEN}`.",
         )
+    missing = []
     for role, sections in ROLES.items():
         if role == "worker" and not file.max_workers:
             continue
@@ -60,14 +61,16 @@ def _token(file: ClusterFile) -> Iterator[Fault]:
             for mode in re.findall(r"\bRAY_AUTH_MODE=['\"]?(\w+)", command)
         ]
         if not modes:
-            yield Fault(
-                ("setup_commands",),
-                f"the {role} asks for no token: RAY_AUTH_MODE=token is not exported. Add "
-                "`echo 'export RAY_AUTH_MODE=token' >> ~/.bashrc`.",
-            )
+            missing.append(role)
         elif modes[-1][1] != "token":
             path, mode = modes[-1]
-            yield Fault(path, f"RAY_AUTH_MODE={mode} leaves the {role} without a token; use token.")
+            yield Fault(path, f"RAY_AUTH_MODE={mode} lets everyone in; use token.")
+    if missing:
+        yield Fault(
+            ("setup_commands",),
+            f"the {' and the '.join(missing)} would ask for no token: RAY_AUTH_MODE is not "
+            "exported. Add `echo 'export RAY_AUTH_MODE=token' >> ~/.bashrc`.",
+        )
 
 
 def _open_ports(file: ClusterFile) -> Iterator[Fault]:
