@@ -109,7 +109,7 @@ def tune_there(context: typer.Context) -> int:
             words += [] if given[name] is True else [str(given[name])]
     return tune_on_cluster(
         Request(
-            cluster=given["cluster"],
+            cluster=Path(given["cluster"]),
             space=given["space"],
             data=given["data"],
             name=given["name"],

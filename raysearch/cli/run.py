@@ -41,7 +41,7 @@ def tune(
     seed: Annotated[int | None, typer.Option(min=0)] = None,
     storage: Annotated[str, typer.Option(help="Folder that holds the runs.")] = "results",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    cluster: Annotated[Path | None, typer.Option(help="A cluster's file: search there.")] = None,
+    cluster: Annotated[str | None, typer.Option(help="A cluster's file: search there.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the cluster.")] = False,
     down: Annotated[bool, typer.Option("--down", help="Take the cluster down after it.")] = False,
     as_json: AsJson = False,

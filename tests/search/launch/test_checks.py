@@ -65,9 +65,19 @@ FAULTS = [
     ("aws", ("cluster_name: raysearch", ""), "", "'cluster_name' is missing"),
     ("aws", ("min_workers: 0", "min_workers: 9"), "max_workers", "smaller than the sum"),
     ("aws", ("head_node_type: head", "head_node_type: heed"), "head_node_type", "must be one of"),
-    ("aws", ("type: aws", "type: awss"), "provider.type", "no provider 'awss' (did you mean 'aws'?"),
+    (
+        "aws",
+        ("type: aws", "type: awss"),
+        "provider.type",
+        "no provider 'awss' (did you mean 'aws'?",
+    ),
     # what it leaves open
-    ("aws", ("cache_stopped_nodes", "cache_stoped_nodes"), "provider.cache_stoped_nodes", "did you"),
+    (
+        "aws",
+        ("cache_stopped_nodes", "cache_stoped_nodes"),
+        "provider.cache_stoped_nodes",
+        "did you",
+    ),
     ("gcp", ("project_id", "project"), "provider.project", "did you mean 'project_id'?"),
     ("onprem", ("worker_ips", "workers_ips"), "provider.workers_ips", "did you mean 'worker_ips'?"),
     ("aws", ("ssh_user: ubuntu", "ssh_usr: ubuntu"), "auth.ssh_usr", "did you mean 'ssh_user'?"),
@@ -133,7 +143,10 @@ FAULTS = [
     ),
     (
         "aws",
-        ("max_workers: 4", "docker: {image: 'rayproject/ray:2.9.0', container_name: r}\nmax_workers: 4"),
+        (
+            "max_workers: 4",
+            "docker: {image: 'rayproject/ray:2.9.0', container_name: r}\nmax_workers: 4",
+        ),
         "docker.image",
         "holds Ray 2.9.0",
     ),
@@ -171,7 +184,12 @@ FAULTS = [
         "opens a port other than ssh's to everyone",
     ),
     # what fits
-    ("gcp", ("resources: {CPU: 4, GPU: 1}", "resources: {CPU: 0}"), "available_node_types", "no trial"),
+    (
+        "gcp",
+        ("resources: {CPU: 4, GPU: 1}", "resources: {CPU: 0}"),
+        "available_node_types",
+        "no trial",
+    ),
     ("aws", ("max_workers: 4", "max_workers: 0"), "available_node_types", "no trial fits"),
     (
         "onprem",
@@ -181,7 +199,12 @@ FAULTS = [
     ),
     ("onprem", ("provider:", "head_node_type: head\nprovider:"), "head_node_type", "no node types"),
     ("kuberay", ("authOptions: {mode: token}", ""), "spec.rayClusterSpec", "authOptions"),
-    ("kuberay", ("maxReplicas: 4", "maxReplicas: 0"), "spec.rayClusterSpec.workerGroupSpecs[0]", "no"),
+    (
+        "kuberay",
+        ("maxReplicas: 4", "maxReplicas: 0"),
+        "spec.rayClusterSpec.workerGroupSpecs[0]",
+        "no",
+    ),
 ]
 
 ALSO = {  # what else is wrong then
@@ -197,7 +220,9 @@ ALSO = {  # what else is wrong then
 @pytest.mark.parametrize(
     ("name", "change", "key", "words"), FAULTS, ids=[f"{n}-{k}-{w[:20]}" for n, _, k, w in FAULTS]
 )
-def test_a_fault_is_named_with_its_key_and_nothing_else_is(home, tmp_path, name, change, key, words):
+def test_a_fault_is_named_with_its_key_and_nothing_else_is(
+    home, tmp_path, name, change, key, words
+):
     faults = found(write(tmp_path, name, change))
     named = [(at, message) for at, message in faults if at == key and words in message]
     assert len(named) == 1, faults
