@@ -101,6 +101,7 @@ def tune_there(context: typer.Context) -> int:
         source = context.get_parameter_source(name)
         return source is not None and source.name == "COMMANDLINE"
 
+    storage = given["storage"] if is_told("storage") else None
     words: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -113,9 +114,8 @@ def tune_there(context: typer.Context) -> int:
             space=given["space"],
             data=given["data"],
             name=given["name"],
-            storage=given["storage"] if is_told("storage") else None,
             options=tuple(words),
-            demand=Demand(given["gpus_per_trial"], given["workers_per_trial"]),
+            demand=Demand(given["gpus_per_trial"], given["workers_per_trial"], storage),
             detach=given["detach"],
             down=given["down"],
             dry_run=given["dry_run"],

@@ -112,7 +112,7 @@ def test_options_go_to_the_head_as_they_were_given(monkeypatch):
         *("--trials", "5", "--time-budget", "90s", "--gpus-per-trial", "0.25", "--json"),
     )
     assert request.cluster == Path("c.yaml")
-    assert (request.space, request.data, request.storage) == ("space.yaml", "d", None)
+    assert (request.space, request.data, request.demand.storage) == ("space.yaml", "d", None)
     assert (request.down, request.detach, request.as_json) == (True, False, True)
     assert (request.demand.gpus, request.demand.workers) == (0.25, 1)
 

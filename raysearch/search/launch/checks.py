@@ -24,14 +24,17 @@ PLACEHOLDER = "REPLACE_ME"
 
 @dataclass(frozen=True)
 class Demand:
-    """What a trial needs. ``gpus``: of one trial, None for as many as there are."""
+    """What a search needs. ``gpus``: of one trial, None for as many as there are. ``storage``:
+    where its runs shall lie, None for where the file says."""
 
     gpus: float | None = None
     workers: int = 1
+    storage: str | None = None
 
 
 def check(file: ClusterFile, demand: Demand | None = None) -> list[Fault]:
     """Every fault of ``file``, in the order of its lines."""
+    demand = demand or Demand()
     logging.getLogger("ray.autoscaler").setLevel(logging.WARNING)  # it tells of each default
     if file.is_kuberay:
         found = [*_placeholders(file), *check_kuberay(file)]
@@ -39,12 +42,12 @@ def check(file: ClusterFile, demand: Demand | None = None) -> list[Fault]:
         found = list(_schema(file))
         if not found:
             found += _prepared(file)
-            found += _resources(file, demand or Demand())
+            found += _resources(file, demand)
         found += _placeholders(file)
         found += _files(file)
         found += check_security(file)
         found += check_versions(file)
-        found += check_storage(file)
+        found += check_storage(file, demand.storage)
         found += nodes.check_provider(file)
     faults = list({(fault.path, fault.message): fault for fault in found}.values())
     return sorted(faults, key=lambda fault: file.line(fault.path))

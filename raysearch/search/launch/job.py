@@ -19,7 +19,11 @@ PREFIX = "raysearch-"
 LOST_SECONDS = 300.0
 """For how long the head may not answer before it is given up."""
 ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-CHATTY = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
 UNKNOWN = "status code 404"
 
 
@@ -144,5 +148,5 @@ def _end(info: Any) -> End:
 def _forgotten(job: str) -> RunError:
     return RunError(
         f"the cluster does not know {job}: its head was started anew, and jobs died with the last "
-        "one. The same `raysearch tune` command, with the run's --name, goes on with the run."
+        "one."
     )

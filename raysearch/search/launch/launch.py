@@ -29,7 +29,6 @@ class Request:
     space: str
     data: str | None
     name: str | None
-    storage: str | None
     options: tuple[str, ...]
     demand: Demand
     detach: bool = False
@@ -117,7 +116,7 @@ def check_request(request: Request) -> Checked:
         raise ConfigError("--down comes after the search, which --detach does not wait for.")
     file = load_launchable(request.cluster, request.demand)
     space = load_space(request.space)
-    storage = request.storage or file.storage or OF_ONE_MACHINE
+    storage = request.demand.storage or file.storage or OF_ONE_MACHINE
     if "://" not in storage and not storage.startswith(("/", "~/")):
         raise ConfigError(
             f"--storage must be a URI or an absolute path on the cluster, but got {storage!r}."
@@ -183,6 +182,11 @@ def _finish(file: ClusterFile, tunnel: Tunnel, name: str, down: bool) -> int:
         say(f"detached; the search goes on. Follow it: raysearch attach {file.path} {name}")
         say(f"stop it: ray exec {file.path} 'ray job stop {name}'")
         return 130
+    except RunError as error:
+        raise RunError(
+            f"{error} Where the head is lost, the same `raysearch tune` command, with the run's "
+            "--name, brings the cluster up again and goes on with the run."
+        ) from None
     say(f"{name} ended: {end.status.lower()}, exit code {end.exit_code}")
     trouble = _fetch(file, end, log.found)
     if down and trouble is None:

@@ -11,8 +11,9 @@ OWN = ("/tmp", "/var/tmp", "/dev/shm", "/root", "/run")
 SCHEMES = ("s3", "gs", "gcs", "hdfs", "abfs", "abfss")
 
 
-def check_storage(file: ClusterFile) -> Iterator[Fault]:
-    found = file.exported("RAYSEARCH_STORAGE")
+def check_storage(file: ClusterFile, given: str | None = None) -> Iterator[Fault]:
+    """``given``: what ``--storage`` says instead of the file."""
+    found = ((), given) if given else file.exported("RAYSEARCH_STORAGE")
     if found is None:
         if file.max_workers:
             yield Fault(
@@ -22,17 +23,16 @@ def check_storage(file: ClusterFile) -> Iterator[Fault]:
             )
         return
     path, storage = found
+    named = f"--storage {storage}" if given else f"RAYSEARCH_STORAGE={storage}"
     scheme, _, rest = storage.partition("://")
     if rest or storage.endswith("://"):
         if scheme not in SCHEMES:
-            yield Fault(
-                path, f"RAYSEARCH_STORAGE={storage}: no {scheme}:// here, but {', '.join(SCHEMES)}."
-            )
+            yield Fault(path, f"{named}: no {scheme}:// here, but {', '.join(SCHEMES)}.")
         yield from _rights(file, scheme)
     elif file.max_workers and not _is_shared(file, storage):
         yield Fault(
             path,
-            f"RAYSEARCH_STORAGE={storage} is a folder of one machine, which workers on others "
+            f"{named} is a folder of one machine, which workers on others "
             "cannot reach. Name a bucket, or a folder that every node mounts.",
         )
 

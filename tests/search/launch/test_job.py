@@ -87,7 +87,7 @@ def test_ctrl_c_ends_the_following_at_once_and_not_the_job(token):
 def test_a_job_that_the_head_does_not_know_any_more_is_not_waited_for(token):
     with JobServer(PIECES) as server:
         server.knows = False
-        with pytest.raises(RunError, match="its head was started anew.*goes on with the run"):
+        with pytest.raises(RunError, match="its head was started anew"):
             follow(server, lambda text: None)
 
 

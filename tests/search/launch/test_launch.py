@@ -34,7 +34,6 @@ def request(folder: Path, cluster: Path | None = None, **changes) -> launch.Requ
         "space": "mine.yaml",
         "data": None,
         "name": "first",
-        "storage": None,
         "options": (),
         "demand": Demand(),
     }
@@ -45,7 +44,10 @@ def test_runs_lie_where_the_cluster_file_says(here):
     checked = launch.check_request(request(here))
     assert checked.run == "/mine/raysearch/first"
     assert checked.results == here / "results" / "first"
-    assert launch.check_request(request(here, storage="s3://b/runs/")).run == "s3://b/runs/first"
+    assert (
+        launch.check_request(request(here, demand=Demand(storage="s3://b/runs/"))).run
+        == "s3://b/runs/first"
+    )
 
 
 def test_a_run_without_a_name_gets_one(here):
@@ -55,7 +57,8 @@ def test_a_run_without_a_name_gets_one(here):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"storage": "results"}, "must be a URI or an absolute path on the cluster"),
+        ({"demand": Demand(storage="/tmp/x")}, "--storage /tmp/x is a folder of one machine"),
+        ({"demand": Demand(storage="results")}, "--storage results is a folder of one machine"),
         ({"space": "yours.yaml"}, "yours.yaml"),
         ({"cluster": SHIPPED["aws"]}, "REPLACE_ME is left in"),
         ({"cluster": SHIPPED["kuberay"]}, "kubectl apply -f"),
@@ -129,9 +132,11 @@ def test_the_job_is_the_same_command_with_what_differs_there(here, monkeypatch):
 
 def test_names_that_a_shell_would_read_reach_the_head_as_they_are(here, monkeypatch):
     odd = "a b;$(touch x)'"
-    checked = launch.check_request(request(here, data=f"/{odd}", storage=f"~/{odd}", space="demo"))
+    checked = launch.check_request(
+        request(here, data=f"/{odd}", demand=Demand(storage=f"/{odd}"), space="demo")
+    )
     words, _ = submitted(monkeypatch, checked)
-    assert words[4:9] == ["demo", "--data", f"/{odd}", "--storage", f"/home/node/{odd}"]
+    assert words[4:9] == ["demo", "--data", f"/{odd}", "--storage", f"/{odd}"]
 
 
 def test_what_goes_with_a_job_runs_by_itself(here, tmp_path):
@@ -229,6 +234,11 @@ def test_down_comes_last_and_not_where_the_run_would_be_out_of_reach(finish, cap
         finish(end(0, **RUN), trouble=RunError("no ssh"))
 
 
+def test_a_lost_head_says_how_to_go_on(finish):
+    with pytest.raises(RunError, match="no answer. Where the head is lost.*goes on with the run"):
+        finish(RunError("no answer."))
+
+
 def test_ctrl_c_says_how_to_attach_and_leaves_everything(finish, capsys):
     assert finish(KeyboardInterrupt(), down=True) == (130, [])
     assert "raysearch attach" in capsys.readouterr().err
@@ -244,3 +254,8 @@ def test_with_json_the_summary_is_the_one_object_on_stdout(finish, capsys):
         "trials": {"completed": 2},
     }
     assert said.err.startswith(log)
+
+
+def test_a_home_folder_is_the_one_there():
+    words = launch._for_shell("~/a b"), launch._for_shell("/a b")
+    assert words == ("\"$HOME\"/'a b'", "'/a b'")
