@@ -131,7 +131,9 @@ def test_detach_and_down_need_a_cluster(environment, tmp_path):
 
 
 def test_a_dry_run_checks_and_starts_nothing(environment, whole, tmp_path):
-    done = raysearch("tune", "demo", "--cluster", whole, "--name", "x", "--dry-run", cwd=tmp_path)
+    words = ["demo", "--cluster", whole, "--name", "x", "--dry-run", "--json"]
+    done = raysearch("tune", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "s3://mine/raysearch/x" in done.stdout
+    assert json.loads(done.stdout)["run"] == "s3://mine/raysearch/x"
+    assert done.stderr == ""
     assert not (tmp_path / "results").exists()

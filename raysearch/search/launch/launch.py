@@ -81,7 +81,7 @@ def tune_on_cluster(request: Request) -> int:
     """The exit code of the search, or 0 where it was detached from. Raises `RaysearchError`."""
     checked = check_request(request)
     if request.dry_run:
-        print(_plan(checked))
+        _print(_plan(checked), request.as_json)
         return 0
     with Tunnel(checked.file) as tunnel:
         bringup.bring_up(checked.file, tunnel, say)
@@ -89,7 +89,7 @@ def tune_on_cluster(request: Request) -> int:
         say(f"submitted {name}; its run is {checked.run}")
         if request.detach:
             say(f"follow it: raysearch attach {request.cluster} {name}")
-            print(name)
+            _print({"job": name, "run": checked.run}, request.as_json)
             return 0
         return _finish(checked.file, tunnel, name, request.down)
 
@@ -234,10 +234,20 @@ class _LastObject:
                     continue
 
 
-def _plan(checked: Checked) -> str:
-    data = checked.shards or checked.remote_data or "synthetic faces, drawn there"
-    return (
-        f"{checked.file.path}: ok, provider {checked.file.provider}, at most "
-        f"{checked.file.max_workers} workers\n{checked.space.path}: ok\n"
-        f"data     {data}\nrun      {checked.run}\nresults  {checked.results}"
-    )
+def _plan(checked: Checked) -> dict[str, str | int]:
+    return {
+        "cluster": str(checked.file.path),
+        "provider": checked.file.provider,
+        "max_workers": checked.file.max_workers,
+        "space": str(checked.space.path),
+        "data": str(checked.shards or checked.remote_data or "synthetic faces, drawn there"),
+        "run": checked.run,
+        "results": str(checked.results),
+    }
+
+
+def _print(values: dict[str, str | int], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values))
+    else:
+        print("\n".join(f"{name:<12} {value}" for name, value in values.items()))

@@ -259,3 +259,15 @@ def test_with_json_the_summary_is_the_one_object_on_stdout(finish, capsys):
 def test_a_home_folder_is_the_one_there():
     words = launch._for_shell("~/a b"), launch._for_shell("/a b")
     assert words == ("\"$HOME\"/'a b'", "'/a b'")
+
+
+def test_a_run_comes_home_from_a_bucket_without_its_checkpoints(here, tmp_path):
+    pytest.importorskip("raysearch.storage")
+    bucket = tmp_path / "bucket" / "first"
+    for name in ("run.yaml", "trials/0000/metrics.csv", "trials/0000/checkpoint/state"):
+        (bucket / name).parent.mkdir(parents=True, exist_ok=True)
+        (bucket / name).write_text(name)
+    file = launch.load_launchable(write(here, "onprem"))
+    fetch.fetch(file, bucket.as_uri(), here / "results" / "first")
+    found = {p.name for p in (here / "results" / "first").rglob("*") if p.is_file()}
+    assert found == {"run.yaml", "metrics.csv", fetch.ORIGIN}
