@@ -22,12 +22,24 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, doctor, ensemble, predict, report, run, space, train
+    from raysearch.cli import (
+        artifact,
+        cluster,
+        data,
+        doctor,
+        ensemble,
+        predict,
+        report,
+        run,
+        space,
+        train,
+    )
 
     app.add_typer(data.app, name="data")
     app.add_typer(space.app, name="space")
     run.register(app)
     train.register(app)
+    cluster.register(app)
     ensemble.register(app)
     artifact.register(app)
     predict.register(app)
@@ -57,7 +69,7 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     name = (error.name or "").split(".")[0]
     if name in ("", "raysearch"):
         raise error
-    extra = {"onnxruntime": "predict", "cv2": "faces"}.get(name, "train")
+    extra = {"onnxruntime": "predict", "cv2": "faces", "aiohttp": "cluster"}.get(name, "train")
     return (
         f"This command needs the package {name!r}, which is not installed. "
         f"Install it with `pip install 'raysearch[{extra}]'`."

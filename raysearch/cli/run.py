@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
 
 
 def tune(
+    context: typer.Context,
     space: Annotated[str, typer.Argument(help="Search space: a file or a shipped name.")] = "demo",
     data: Data = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder.")] = None,
@@ -43,9 +44,16 @@ def tune(
         typer.Option(help="Folder or URI that holds the runs.", envvar="RAYSEARCH_STORAGE"),
     ] = "results",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    cluster: Annotated[str | None, typer.Option(help="A cluster's file: search there.")] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Do not wait for the cluster.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Take the cluster down after it.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Search, select, export: from labelled images to a verified ensemble."""
+    if cluster is not None or detach or down:
+        from raysearch.cli.cluster import tune_there
+
+        raise typer.Exit(tune_there(context))
     begin = time.monotonic()
     from raysearch import pipeline, resuming, runfolder
     from raysearch.space import load_space
