@@ -22,12 +22,13 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, doctor, ensemble, predict, report, run, space
+    from raysearch.cli import artifact, data, distill, doctor, ensemble, predict, report, run, space
 
     app.add_typer(data.app, name="data")
     app.add_typer(space.app, name="space")
     run.register(app)
     ensemble.register(app)
+    distill.register(app)
     artifact.register(app)
     predict.register(app)
     report.register(app)
