@@ -10,7 +10,7 @@ import yaml
 from raysearch.errors import ConfigError, InputError
 from raysearch.files import atomic_folder, write_text
 from raysearch.pipeline import Limits, Prepared, prepare
-from raysearch.runfolder import read_run, start_run
+from raysearch.runfolder import read_search, start_run
 from raysearch.space import SearchSpace, load_space
 from raysearch.train.start import check_starts
 from raysearch.train.trial import trial_folders
@@ -25,7 +25,7 @@ def resume(run: Path, **raised: Any) -> tuple[Prepared, bool]:
     """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
     ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
     budget counts for this time alone."""
-    description = read_run(run)
+    description = read_search(run)
     space = own_space(run, description)
     raised = {name: value for name, value in raised.items() if value is not None}
     limits = replace(Limits(**description["limits"]), **raised)
@@ -53,7 +53,7 @@ def change_space(run: Path, given: str, name: str | None) -> Path:
     """
     from raysearch.search.newstudy import import_trials
 
-    description, space = read_run(run), load_space(given)
+    description, space = read_search(run), load_space(given)
     changes = own_space(run, description).diff(space)
     if not changes:
         return run
