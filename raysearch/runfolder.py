@@ -63,6 +63,18 @@ def read_run(run: Path) -> dict[str, Any]:
         ) from None
 
 
+def read_search(run: Path) -> dict[str, Any]:
+    """`read_run` of a search; raises `ArtifactError` for a student's run too, which has no search
+    to go on with and no trial that could be repeated without its teacher."""
+    description = read_run(run)
+    if "teacher" in description:
+        raise ArtifactError(
+            f"{run} was made by `raysearch distill`: the same command goes on with it, or makes it "
+            f"again in another folder. It was: {description.get('command')}"
+        )
+    return description
+
+
 def versions() -> dict[str, str]:
     names = ("torch", "ray", "optuna", "timm", "pyarrow", "numpy")
     found = {"raysearch": __version__, "python": platform.python_version()}
@@ -84,10 +96,10 @@ def git_commit() -> str:
         return ""
 
 
-def hardware(capacity: Capacity) -> dict[str, Any]:
+def hardware(capacity: Capacity | None = None) -> dict[str, Any]:
     """Of this machine, and of the cluster where one was joined."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     here = {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}
-    return here | ({"cluster": str(capacity)} if capacity.address else {})
+    return here | ({"cluster": str(capacity)} if capacity and capacity.address else {})

@@ -26,6 +26,7 @@ def _register() -> None:
         artifact,
         cluster,
         data,
+        distill,
         doctor,
         ensemble,
         predict,
@@ -41,6 +42,7 @@ def _register() -> None:
     train.register(app)
     cluster.register(app)
     ensemble.register(app)
+    distill.register(app)
     artifact.register(app)
     predict.register(app)
     report.register(app)
