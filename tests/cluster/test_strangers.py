@@ -1,0 +1,103 @@
+"""Who has no token gets nothing from a cluster, on the network that the cluster itself uses."""
+
+import json
+
+import pytest
+from lab import ADDRESSES
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+AGENT, DASHBOARD, GCS = 52365, 8265, 6379
+NODES = ("head", "w1", "w2")
+JOIN = """
+import ray
+ray.init(address="10.77.0.4:6379", log_to_driver=False)
+print("joined", len(ray.nodes()))
+"""
+REQUEST = """
+import sys, urllib.error, urllib.request
+url, token, body = sys.argv[1:]
+headers = {"Content-Type": "application/json"}
+if token:
+    headers["Authorization"] = "Bearer " + token
+request = urllib.request.Request(url, body.encode() or None, headers)
+try:
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        print(answer.status)
+except urllib.error.HTTPError as error:
+    print(error.code)
+except OSError:
+    print(0)
+"""
+
+
+def request(lab, host: str, url: str, token: str = "", body: str = "") -> int:
+    """HTTP status of a request from ``host``, a POST where there is a body; 0 without answer."""
+    done = lab.run(host, "python", "-c", REQUEST, url, token, body)
+    return int(done.stdout)
+
+
+def job(touched: str) -> str:
+    """For a node's agent, which runs any shell command."""
+    return json.dumps({"entrypoint": f"touch /tmp/{touched}"})
+
+
+def jobs(host: str) -> str:
+    return f"http://{ADDRESSES[host]}:{AGENT}/api/job_agent/jobs/"
+
+
+@pytest.fixture
+def token(lab) -> str:
+    return (lab.home("laptop") / ".ray/auth_token").read_text()
+
+
+def test_a_job_runs_with_the_token_and_not_without(lab, cluster, token):
+    for host in NODES:
+        assert request(lab, "stranger", jobs(host), body=job("owned")) == 401
+        assert request(lab, "stranger", jobs(host), token[::-1], job("owned")) in (401, 403)
+    assert request(lab, "laptop", jobs("w1"), token, job("allowed")) == 200
+    lab.run("w1", "timeout", "30", "sh", "-c", "until test -e /tmp/allowed; do sleep 0.2; done")
+    made = {host: lab.run(host, "sh", "-c", "ls /tmp | grep -E 'owned|allowed'") for host in NODES}
+    assert {host: done.stdout for host, done in made.items()} == {
+        "head": "",
+        "w1": "allowed\n",
+        "w2": "",
+    }
+
+
+def test_the_dashboard_is_on_loopback_alone_and_wants_the_token_there(lab, cluster, token):
+    for host in NODES:
+        assert request(lab, "stranger", f"http://{ADDRESSES[host]}:{DASHBOARD}/api/jobs/") == 0
+    local = f"http://127.0.0.1:{DASHBOARD}/api/jobs/"
+    assert request(lab, "head", local) == 401
+    assert request(lab, "head", local, token) == 200
+
+
+@pytest.mark.parametrize("guess", ["", "0123456789abcdef" * 4])
+def test_ray_itself_does_not_let_a_stranger_join(lab, cluster, token, guess):
+    def joins(host, token):
+        given = ["RAY_AUTH_MODE=token", f"RAY_AUTH_TOKEN={token}"] if token else []
+        return lab.run(host, "env", *given, "timeout", "60", "python", "-c", JOIN)
+
+    refused = joins("stranger", guess)
+    assert refused.returncode != 0 and "joined" not in refused.stdout
+    assert "uthenticat" in refused.stdout + refused.stderr
+    assert joins("w1", token).stdout == "joined 3\n"
+
+
+def test_every_token_is_readable_by_its_owner_alone(lab, cluster):
+    for host in ("laptop", *NODES):
+        assert lab.run(host, "stat", "-c", "%a", ".ray/auth_token").stdout == "600\n"
+
+
+def test_open_ports_tell_a_stranger_no_more_than_how_busy_a_node_is(lab, cluster):
+    """Ray's metrics, plain text for Prometheus, are the one thing that needs no token."""
+    for host in NODES:
+        ports = lab.run(host, "ss", "-ltnH").stdout.split()[3::5]
+        ports = {int(port.rpartition(":")[2]) for port in ports if not port.startswith("127.")}
+        assert AGENT in ports
+        answers = {
+            port: request(lab, "stranger", f"http://{ADDRESSES[host]}:{port}/") for port in ports
+        }
+        print(host, answers)
+        assert set(answers.values()) <= {0, 401}, answers
