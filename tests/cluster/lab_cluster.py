@@ -5,6 +5,7 @@ import secrets
 import subprocess
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -21,7 +22,12 @@ while True:
 """
 
 
-def cluster_file(head_cpus: int = 0, worker_cpus: int = 1, settings: str = "") -> dict:
+def cluster_file(
+    workers: Sequence[str] = ("w1", "w2"),
+    head_cpus: int = 0,
+    worker_cpus: int = 1,
+    settings: str = "",
+) -> dict:
     """What `clusters/onprem.yaml` says, for hosts that have the software already. ``settings`` are
     variables of the environment for ``ray start``."""
     before = f"export RAY_enable_autoscaler_v2=0 {settings}; ulimit -n 65536 || true;"
@@ -30,7 +36,7 @@ def cluster_file(head_cpus: int = 0, worker_cpus: int = 1, settings: str = "") -
         "provider": {
             "type": "local",
             "head_ip": ADDRESSES["head"],
-            "worker_ips": [ADDRESSES["w1"], ADDRESSES["w2"]],
+            "worker_ips": [ADDRESSES[name] for name in workers],
         },
         "auth": {"ssh_user": "root", "ssh_private_key": "~/.ssh/id_cluster"},
         "file_mounts": {"~/.ray/auth_token": "~/.ray/auth_token"},
