@@ -75,6 +75,7 @@ def table() -> Iterator[Callable[[str, Outcome], None]]:
 
     def add(fault: str, outcome: Outcome) -> None:
         rows.append({"fault": fault, **outcome.row(), **conditions("ray", "torch")})
+        print(rows[-1])
 
     yield add
     if rows and (path := os.environ.get("RAYSEARCH_FAULTS_TABLE")):

@@ -104,6 +104,8 @@ class Watch:
 
     def _read(self) -> None:
         for line in self._process.stdout:
+            if not line.startswith(b"{"):  # Ray itself says things, too
+                continue
             said = json.loads(line)
             self.seen.append((said["time"], {self._names[address] for address in said["alive"]}))
 
