@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import resource
+import secrets
 import sys
 import tempfile
 import time
@@ -181,9 +182,11 @@ def measure(address: str, folder: Path, nodes: int, trials: int, seconds: float)
 @contextmanager
 def fake_nodes(count: int, cpus: int) -> Iterator[str]:
     """Address of a Ray of a head without CPUs and ``count`` nodes, all on this machine."""
+    # Its ports are open to the network: they want a token. Ray reads this while it is imported.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     from ray.cluster_utils import Cluster
 
-    common = {"node_ip_address": "127.0.0.1", "object_store_memory": 100_000_000}
+    common = {"object_store_memory": 100_000_000}
     cluster = Cluster(
         initialize_head=True,
         head_node_args={**common, "num_cpus": 0, "include_dashboard": False},
