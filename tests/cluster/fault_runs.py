@@ -1,6 +1,5 @@
 """A search on the cluster that something happens to, and what came of it."""
 
-import os
 import subprocess
 import time
 from collections.abc import Callable
@@ -10,7 +9,6 @@ from pathlib import Path
 from epoch_count import Stretch, lost, repeated, stretches
 from lab_cluster import Cluster, Watch
 
-JOIN = os.environ.get("LAB_JOIN", "")
 EPOCHS = 12
 EPOCHS_BEFORE = 4
 """Epochs that a trial on the host at fault has finished when it happens."""
@@ -18,13 +16,14 @@ EPOCHS_BEFORE = 4
 
 @dataclass(frozen=True)
 class Outcome:
-    """Times are seconds after the fault, None where it never came to that. ``again`` is when the
-    last of the trials that ran on the lost host, ``interrupted``, had a process again;
-    ``repeated`` counts finished epochs that were finished again, ``lost`` epochs of which no
-    result is left. ``output`` is what the searches printed."""
+    """Times are seconds after the fault, None where it never came to that: when Ray took the host
+    to be ``dead``, and had it ``back``; when the last of the trials that ran there,
+    ``interrupted``, ran ``again`` in another process. ``repeated`` counts finished epochs that
+    were finished again, ``lost`` epochs of which no result is left. ``output`` is what the search
+    printed."""
 
     exit_code: int
-    noticed: float | None
+    dead: float | None
     again: float | None
     back: float | None
     interrupted: list[int]
@@ -34,9 +33,19 @@ class Outcome:
     seconds: float
     output: str
 
+    @property
+    def noticed(self) -> float | None:
+        """A lost process may tell before Ray gives up its host."""
+        return min((t for t in (self.dead, self.again) if t is not None), default=None)
+
     def row(self) -> dict[str, object]:
         """For the table of faults."""
-        times = {"noticed_s": self.noticed, "running_again_s": self.again, "node_back_s": self.back}
+        times = {
+            "noticed_s": self.noticed,
+            "running_again_s": self.again,
+            "node_dead_s": self.dead,
+            "node_back_s": self.back,
+        }
         return {
             **{name: None if t is None else round(t, 1) for name, t in times.items()},
             "epochs_repeated": self.repeated,
@@ -51,7 +60,7 @@ class Outcome:
 def command(name: str) -> str:
     """The search of a test, as a user types it on the head."""
     return (
-        f"{JOIN} raysearch tune /mnt/shared/space.yaml --data /mnt/shared/faces "
+        "raysearch tune /mnt/shared/space.yaml --data /mnt/shared/faces "
         f"--storage /mnt/shared/runs --name {name}"
     )
 
@@ -115,7 +124,7 @@ def describe(
     whole = bool(again) and None not in again
     return Outcome(
         exit_code=exit_code,
-        noticed=watch.gone(host, struck),
+        dead=watch.gone(host, struck),
         again=max(again) if whole else None,
         back=watch.back(host, struck),
         interrupted=interrupted,

@@ -221,8 +221,9 @@ class Lab:
         enter = ["nsenter", "-t", pid, "-m", "-u", "-i", "-n", "-p", "-r", "-w"]
         variables = ["HOME=/root", "USER=root", "SHELL=/bin/bash", "TERM=dumb", f"PATH={PATH}"]
         variables += [f"PYTHONPATH={CHECKOUT}", "RAY_USAGE_STATS_ENABLED=0"]
+        dies_with_us = ["setpriv", "--pdeathsig", "KILL"]
         shell = ["sh", "-c", 'cd && exec "$@"', "sh"]
-        return [*enter, "env", "-i", *variables, *shell, *map(str, command)]
+        return [*enter, *dies_with_us, "env", "-i", *variables, *shell, *map(str, command)]
 
     def run(self, name: str, *command: object, seconds: float = 120) -> subprocess.CompletedProcess:
         """Run a command on a host, from root's home."""
