@@ -2,7 +2,7 @@
 PYTHON ?=
 ARGS ?=
 
-.PHONY: run test lint setup
+.PHONY: run test test-cluster lint setup
 
 # The whole way, from images to an ensemble, on faces drawn by the program itself.
 run: .venv/.ready
@@ -10,6 +10,10 @@ run: .venv/.ready
 
 test: lint
 	.venv/bin/python -m pytest $(ARGS)
+
+# Everything that can happen to a cluster, on machines made out of namespaces; needs root.
+test-cluster: .venv/.ready
+	.venv/bin/python -m pytest tests/cluster -m cluster $(ARGS)
 
 lint: .venv/.ready
 	.venv/bin/ruff check .

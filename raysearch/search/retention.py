@@ -17,7 +17,7 @@ from raysearch.ensemble.estimate import fit_ensemble
 from raysearch.ensemble.library import load_library
 from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import read_metrics
-from raysearch.train.trial import FAILURES, TrialFolder, trial_folders
+from raysearch.train.trial import FAILURES, TrialFolder, trial_folders, trial_name
 
 ENDED = ("completed", "pruned", *FAILURES)
 CHECK_SECONDS = 1.0
@@ -35,12 +35,21 @@ class Retention(tune.Callback):
     def __init__(self, place: RunPlace, shards: Shards, keep: int, max_bytes: int | None):
         self.place, self.shards, self.keep, self.max_bytes = place, shards, keep, max_bytes
         self.checked, self.full = 0.0, ""
+        self.holding: list[TrialFolder] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        keep_best(self.place, self.shards, self.keep)
+        # Looking at every trial after every trial would be what a long search does most.
+        if self.holding is None:
+            keep_best(self.place, self.shards, self.keep)
+            self.holding = _with_weights(self.place.path)
+            return
+        folder = TrialFolder(self.place.path / trial_name(trial.config["trial"]))
+        self.place.remove(folder.checkpoint)
+        self.holding = [f for f in (*self.holding, folder) if f.best.is_dir()]
+        _keep_best_of(self.holding, self.place, self.shards, self.keep)
 
     on_trial_error = on_trial_complete
 
@@ -56,8 +65,12 @@ def keep_best(place: RunPlace, shards: Shards, keep: int) -> None:
     checkpoints, which nothing goes on from."""
     for folder in _ended(place.path):
         place.remove(folder.checkpoint)
-    if len(_with_weights(place.path)) > keep:
-        members, others = useful_first(place.path, shards)
+    _keep_best_of(_with_weights(place.path), place, shards, keep)
+
+
+def _keep_best_of(holding: list[TrialFolder], place: RunPlace, shards: Shards, keep: int) -> None:
+    if len(holding) > keep:
+        members, others = useful_first(place.path, shards, holding)
         for folder in (members + others)[keep:]:
             place.remove(folder.best)
 
@@ -68,7 +81,7 @@ def shrink(place: RunPlace, shards: Shards, max_bytes: int) -> str:
     run = place.path
     if size_of(run) + 2 * sum(size_of(f.best) for f in _with_weights(run)) <= max_bytes:
         return ""
-    members, others = useful_first(run, shards)
+    members, others = useful_first(run, shards, _with_weights(run))
     export = 2 * sum(size_of(folder.best) for folder in members)
     while size_of(run) + export > max_bytes and others:
         place.remove(others.pop().best)
@@ -82,10 +95,12 @@ def shrink(place: RunPlace, shards: Shards, max_bytes: int) -> str:
     )
 
 
-def useful_first(run: Path, shards: Shards) -> tuple[list[TrialFolder], list[TrialFolder]]:
-    """The folders of ended trials that have weights: members of the best ensemble that these can
+def useful_first(
+    run: Path, shards: Shards, folders: list[TrialFolder]
+) -> tuple[list[TrialFolder], list[TrialFolder]]:
+    """Of ``folders``, ended trials that have weights: members of the best ensemble that these can
     form, heaviest first, and the others, lowest log loss first."""
-    holding = {int(folder.path.name): folder for folder in _with_weights(run)}
+    holding = {int(folder.path.name): folder for folder in folders}
     library = load_library(run, shards, trials=holding)
     weight: dict[int, float] = {}
     if len(library):

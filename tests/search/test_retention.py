@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,8 @@ import yaml
 from raysearch.config import parse_train_config
 from raysearch.data.dataset import load_dataset
 from raysearch.ensemble.build import build_ensemble, open_data
-from raysearch.search.retention import keep_best, shrink, size_of, useful_first
+from raysearch.search import retention
+from raysearch.search.retention import Retention, keep_best, shrink, size_of, useful_first
 from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder, trial_folders
@@ -49,7 +51,7 @@ def holding(run: Path) -> set[int]:
 
 
 def test_members_of_the_ensemble_come_first_and_the_worst_trials_last(run):
-    members, others = useful_first(run, open_data(run))
+    members, others = useful_first(run, open_data(run), trial_folders(run))
     order = [int(folder.path.name) for folder in members + others]
     assert sorted(order) == list(range(6))
     assert set(order[:3]) == {1, 3, 5}
@@ -63,6 +65,20 @@ def test_weights_stay_of_as_many_trials_as_told_and_probabilities_of_all(run):
     assert all(folder.validation.exists() for folder in trial_folders(run))
     assert not any(folder.checkpoint.exists() for folder in trial_folders(run))
     assert build_ensemble(run).members
+
+
+def test_trials_that_end_one_by_one_are_looked_at_one_by_one(run, monkeypatch):
+    for folder in trial_folders(run)[1:]:
+        folder.write_status("running", 3)
+    looks, ended = [], retention._ended
+    monkeypatch.setattr(retention, "_ended", lambda run: looks.append(run) or ended(run))
+    callback = Retention(RunPlace(run), open_data(run), 2, None)
+    for number, folder in enumerate(trial_folders(run)):
+        folder.write_status("completed", 3)
+        callback.on_trial_complete(0, [], SimpleNamespace(config={"trial": number}))
+    assert len(looks) <= 3  # after the first, however many follow
+    assert len(holding(run)) == 2 and holding(run) <= {1, 3, 5}
+    assert not any(folder.checkpoint.exists() for folder in trial_folders(run))
 
 
 def test_trials_that_run_or_were_interrupted_keep_all_they_have(run):
@@ -84,7 +100,7 @@ def test_nothing_goes_while_the_run_fits(run):
 
 def test_least_useful_weights_go_first_until_the_run_fits(run):
     keep_best(RunPlace(run), open_data(run), 20)
-    members, _ = useful_first(run, open_data(run))
+    members, _ = useful_first(run, open_data(run), trial_folders(run))
     one = size_of(members[0].best)
     limit = size_of(run) + 2 * sum(size_of(f.best) for f in members) - one
     assert shrink(RunPlace(run), open_data(run), limit) == ""
@@ -94,7 +110,7 @@ def test_least_useful_weights_go_first_until_the_run_fits(run):
 
 
 def test_what_cannot_fit_is_said_and_the_ensemble_is_kept(run):
-    members, _ = useful_first(run, open_data(run))
+    members, _ = useful_first(run, open_data(run), trial_folders(run))
     said = shrink(RunPlace(run), open_data(run), 1000)
     assert "of 0.0 MB allowed" in said and str(run) in said
     assert holding(run) == {int(folder.path.name) for folder in members}
