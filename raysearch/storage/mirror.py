@@ -74,7 +74,6 @@ class Mirror:
     def remove(self, name: str) -> None:
         """Remove the folder ``name`` here and there, for good: there it is looked for once."""
         shutil.rmtree(self.local / name, ignore_errors=True)
-        self._same = {f: s for f, s in self._same.items() if not f.startswith(f"{name}/")}
         if name not in self._removed:
             self._patiently(lambda: self._remove_there(name))
             self._removed.add(name)
@@ -149,7 +148,10 @@ class Mirror:
             stat = (self.local / file).stat()
         except FileNotFoundError:
             return False
-        return (stat.st_size, stat.st_mtime_ns) == (info.size, info.mtime_ns)
+        if (stat.st_size, stat.st_mtime_ns) != (info.size, info.mtime_ns):
+            return False
+        self._same[file] = stat.st_size, stat.st_mtime_ns
+        return True
 
     def _upload(self, file: str, data: bytes) -> None:
         target = self._there(file)
