@@ -1,10 +1,15 @@
 """Which device to train on, and in which precision."""
 
+import ctypes
 import gc
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import torch
+
+MALLOC_OPTIONS = ((-3, 2**30), (-1, 2**30), (-2, 2**26))
+"""glibc's M_MMAP_THRESHOLD, M_TRIM_THRESHOLD and M_TOP_PAD, in bytes."""
 
 
 def default_device() -> torch.device:
@@ -16,11 +21,32 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def keep_memory(device: torch.device) -> None:
+    """Let this process keep memory that it frees, for its next step.
+
+    The C library's allocator gives large blocks back to the system at once, and every step of
+    training then pays for their pages again: 6 % of a small CNN's CPU time.
+    """
+    if device.type == "cpu" and (mallopt := _c_function("mallopt")):
+        for parameter, value in MALLOC_OPTIONS:
+            mallopt(parameter, value)
+
+
 def free_memory(device: torch.device) -> None:
     """Give back what nothing refers to any more."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    elif trim := _c_function("malloc_trim"):
+        trim(0)
+
+
+def _c_function(name: str) -> Callable[[int], int] | None:
+    """Of the C library; None where it is not one that has it."""
+    try:
+        return getattr(ctypes.CDLL(None), name)
+    except (OSError, AttributeError):
+        return None
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

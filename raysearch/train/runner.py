@@ -17,7 +17,7 @@ from raysearch.models.registry import build_model, count_parameters
 from raysearch.models.weights import Weights
 from raysearch.probabilities import Probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
-from raysearch.train.device import device_name, free_memory
+from raysearch.train.device import device_name, free_memory, keep_memory
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
 from raysearch.train.memory import is_out_of_memory, remedy
@@ -60,6 +60,7 @@ def run_trial(
     every one of several workers: the others wait, and only whoever started them can end them. The
     folder then says "failed" with the message.
     """
+    keep_memory(device)
     workers = workers or Workers()
     files = TrialFolder(folder)
     parts = max(accumulate, recorded_parts(files, config))
