@@ -28,14 +28,14 @@ def same_again(
     """How what is asked for differs from ``run``, or "" where it is the same search again."""
     description = read_search(run)
     asked = space.search.seed if seed is None else seed
-    given = description["data_source"] == "given"
     if own_space(run, description).diff(space):
         return "it has another search space"
     if description["seed"] != asked:
         return f"its seed is {description['seed']}, not {asked}"
-    shards = None if data is None else str(resolve_data(data, run))
-    if shards != (description["data"] if given else None):
-        return f"its data is {description['data'] if given else 'synthetic'}"
+    if data is None and description["data_source"] != "synthetic":
+        return f"its data is {description['data']}"
+    if data is not None and str(resolve_data(data, run)) != description["data"]:  # faces or not
+        return f"its data is {description['data']}"
     if replace(Limits(**description["limits"]), time_budget=None) != replace(
         limits, time_budget=None
     ):

@@ -74,7 +74,7 @@ def _stop_workers(file: ClusterFile) -> list[str]:
     """Stop Ray on a local cluster's workers, from the head, or from here where the head is gone;
     returns the addresses where that failed. The head goes first: its autoscaler would start again
     what is stopped."""
-    workers = [str(address) for address in file.get("provider", "worker_ips", default=[])]
+    workers = [str(address) for address in file.items("provider", "worker_ips")]
     user, key = file.get("auth", "ssh_user"), file.get("auth", "ssh_private_key")
     own = f" -i {key}" if key else ""
 

@@ -54,6 +54,16 @@ class ClusterFile:
                 return default
         return value
 
+    def mapping(self, *path: str | int) -> dict[Any, Any]:
+        """The mapping at ``path``; empty where something else is there."""
+        value = self.get(*path)
+        return value if isinstance(value, dict) else {}
+
+    def items(self, *path: str | int) -> list[Any]:
+        """The list at ``path``; empty where something else is there."""
+        value = self.get(*path)
+        return value if isinstance(value, list) else []
+
     @property
     def is_kuberay(self) -> bool:
         return str(self.get("apiVersion", default="")).startswith("ray.io/")
@@ -70,16 +80,14 @@ class ClusterFile:
         """Every command of ``sections`` (all, where none is named), with its path."""
         found = []
         for section in sections or COMMANDS:
-            items = self.get(section)
-            for number, command in enumerate(items if isinstance(items, list) else []):
+            for number, command in enumerate(self.items(section)):
                 found.append(((section, number), str(command)))
         return found
 
     @cached_property
     def mounts(self) -> dict[str, str]:
         """``file_mounts``: path on the nodes to path here."""
-        mounts = self.get("file_mounts")
-        return {str(k): str(v) for k, v in mounts.items()} if isinstance(mounts, dict) else {}
+        return {str(k): str(v) for k, v in self.mapping("file_mounts").items()}
 
     def exported(self, name: str) -> tuple[Path, str] | None:
         """Where the commands set the environment variable ``name`` last, and to what."""
@@ -102,18 +110,20 @@ class ClusterFile:
         return int(match[1]) if match else DASHBOARD_PORT
 
     @cached_property
-    def worker_types(self) -> dict[str, dict[str, Any]]:
-        """The node types of workers by name; empty for provider `local`, which has none."""
-        types = self.get("available_node_types")
-        if not isinstance(types, dict):
-            return {}
-        head = self.get("head_node_type")
-        return {str(n): t for n, t in types.items() if n != head and isinstance(t, dict)}
+    def node_types(self) -> dict[Any, dict[str, Any]]:
+        """By name, the head's too; empty for provider `local`, which has none."""
+        types = self.mapping("available_node_types")
+        return {name: kind for name, kind in types.items() if isinstance(kind, dict)}
+
+    @property
+    def node_configs(self) -> dict[Any, dict[str, Any]]:
+        """``node_config`` of each node type that has one."""
+        configs = {name: kind.get("node_config") for name, kind in self.node_types.items()}
+        return {name: config for name, config in configs.items() if isinstance(config, dict)}
 
     @property
     def max_workers(self) -> int:
-        workers = self.get("provider", "worker_ips")
-        machines = len(workers) if isinstance(workers, list) else 0
+        machines = len(self.items("provider", "worker_ips"))
         limit = self.get("max_workers", default=machines if self.provider == "local" else 2)
         return limit if isinstance(limit, int) else 0
 

@@ -36,11 +36,12 @@ def check_kuberay(file: ClusterFile) -> Iterator[Fault]:
 
 
 def _groups(file: ClusterFile, spec: Path) -> list[Path]:
-    groups = file.get(*spec, "workerGroupSpecs", default=[])
-    return [(*spec, "workerGroupSpecs", number) for number in range(len(groups or []))]
+    path = (*spec, "workerGroupSpecs")
+    return [(*path, number) for number in range(len(file.items(*path)))]
 
 
 def _limits(file: ClusterFile, group: Path) -> list[dict[str, Any]]:
-    containers = file.get(*group, "template", "spec", "containers", default=[])
-    found = [c.get("resources", {}).get("limits") for c in containers if isinstance(c, dict)]
-    return [limits for limits in found if isinstance(limits, dict)]
+    path = (*group, "template", "spec", "containers")
+    containers = range(len(file.items(*path)))
+    found = [file.mapping(*path, number, "resources", "limits") for number in containers]
+    return [limits for limits in found if limits]

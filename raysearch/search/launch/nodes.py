@@ -63,26 +63,27 @@ class NodeType:
 
 def node_types(file: ClusterFile) -> list[NodeType]:
     """The file's node types, heads too; unknown CPUs count as one."""
-    types = file.get("available_node_types", default={})
     found = []
-    for name, kind in types.items() if isinstance(types, dict) else ():
-        if not isinstance(kind, dict):
-            continue
-        given = kind.get("resources") or {}
-        config = kind.get("node_config") or {}
+    for name, kind in file.node_types.items():
+        given = file.mapping("available_node_types", name, "resources")
+        config = file.mapping("available_node_types", name, "node_config")
         gpus = given.get("GPU", gpus_of_instance(config) if file.provider == "aws" else 0)
-        is_head = name == file.get("head_node_type")
-        count = 1 if is_head else min(kind.get("max_workers", file.max_workers), file.max_workers)
-        found.append(NodeType(str(name), float(given.get("CPU", 1)), float(gpus), count))
+        most = _number(kind.get("max_workers", file.max_workers))
+        count = 1 if name == file.get("head_node_type") else int(min(most, file.max_workers))
+        found.append(NodeType(str(name), _number(given.get("CPU", 1)), _number(gpus), count))
     return found
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def check_provider(file: ClusterFile) -> Iterator[Fault]:
     kind = file.provider
-    if kind not in PROVIDER_KEYS or not isinstance(file.get("provider"), dict):
+    if kind not in PROVIDER_KEYS:
         return
     known = (*EVERYWHERE, *PROVIDER_KEYS[kind])
-    for key in file.get("provider"):
+    for key in file.mapping("provider"):
         if key not in known:
             hint = did_you_mean(str(key), known)
             yield Fault(("provider", key), f"provider {kind} has no option {key!r}{hint}.")
@@ -100,13 +101,13 @@ def _aws(file: ClusterFile) -> Iterator[Fault]:
                 ("provider", "availability_zone"),
                 f"{zone.strip()!r} is no zone of {region}; one is {region}a.",
             )
-    for name, config in _configs(file):
+    for name, config in file.node_configs.items():
         for path, message in check_aws_node(config):
             yield Fault(("available_node_types", name, "node_config", *path), message)
 
 
 def _gcp(file: ClusterFile) -> Iterator[Fault]:
-    for name, config in _configs(file):
+    for name, config in file.node_configs.items():
         path = ("available_node_types", name, "node_config")
         for key in config:
             if key not in GCP_NODE_KEYS:
@@ -148,11 +149,3 @@ def _local(file: ClusterFile) -> Iterator[Fault]:
             "with provider local, Ray's autoscaler v2 starts one worker too few. Put `export "
             "RAY_enable_autoscaler_v2=0;` before `ray start --head`.",
         )
-
-
-def _configs(file: ClusterFile) -> list[tuple[str, dict[str, Any]]]:
-    types = file.get("available_node_types", default={})
-    if not isinstance(types, dict):
-        return []
-    kinds = [(name, kind.get("node_config")) for name, kind in types.items() if kind]
-    return [(name, config) for name, config in kinds if isinstance(config, dict)]

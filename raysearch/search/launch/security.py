@@ -74,8 +74,8 @@ def _token(file: ClusterFile) -> Iterator[Fault]:
 
 
 def _open_ports(file: ClusterFile) -> Iterator[Fault]:
-    rules = file.get("provider", "security_group", "IpPermissions", default=[])
-    for number, rule in enumerate(rules if isinstance(rules, list) else []):
+    rules = file.items("provider", "security_group", "IpPermissions")
+    for number, rule in enumerate(rules):
         if not isinstance(rule, dict) or (rule.get("FromPort"), rule.get("ToPort")) == (22, 22):
             continue
         ranges = str(rule.get("IpRanges", "")) + str(rule.get("Ipv6Ranges", ""))

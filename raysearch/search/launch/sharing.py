@@ -62,9 +62,8 @@ def _rights(file: ClusterFile, scheme: str) -> Iterator[Fault]:
     if needed is None:
         return
     key, example = needed
-    for name, kind in file.worker_types.items():
-        config = kind.get("node_config")
-        if isinstance(config, dict) and not config.get(key):
+    for name, config in file.node_configs.items():
+        if name != file.get("head_node_type") and not config.get(key):
             yield Fault(
                 ("available_node_types", name, "node_config"),
                 f"workers write to {scheme}:// themselves, and have no right to: Ray gives its "

@@ -1,14 +1,16 @@
 """Each fault of a cluster file gives its line, and nothing else."""
 
+import copy
 import platform
 from importlib import metadata
 
 import pytest
+import yaml
 from cluster_files import SHIPPED, write
 
 from raysearch.errors import ConfigError
 from raysearch.search.launch.checks import Demand, check, load_checked
-from raysearch.search.launch.clusterfile import load_cluster_file
+from raysearch.search.launch.clusterfile import ClusterFile, load_cluster_file
 
 RAY = metadata.version("ray")
 PYTHON = ".".join(platform.python_version_tuple()[:2])
@@ -286,3 +288,24 @@ def test_without_botocore_the_nodes_options_are_not_checked(home, tmp_path, monk
 
     monkeypatch.setattr(nodes_aws, "_run_instances", lambda: None)
     assert found(write(tmp_path, "aws", ("InstanceType: g5", "InstanceTyp: g5"))) == []
+
+
+def paths(value, path=()) -> list[tuple]:
+    """Of everything in a document, from the top."""
+    items = value.items() if isinstance(value, dict) else ()
+    items = enumerate(value) if isinstance(value, list) else items
+    return [path] + [inner for key, item in items for inner in paths(item, (*path, key))]
+
+
+@pytest.mark.parametrize("odd", [None, [], [None], {"a": None}, -1.5, "x"])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_values_of_any_kind_are_faults_or_nothing_but_never_a_traceback(home, tmp_path, name, odd):
+    document = yaml.safe_load(write(tmp_path, name).read_text())
+    for path in paths(document)[1:]:
+        changed = copy.deepcopy(document)
+        at = changed
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = odd
+        for fault in check(ClusterFile(tmp_path, changed, {(): (1, 1)})):
+            assert fault.message
