@@ -109,7 +109,7 @@ def write_artifact(
     """
     from raysearch.ensemble.assembly import build_network
     from raysearch.ensemble.card import model_card
-    from raysearch.ensemble.measure import graph_latency
+    from raysearch.ensemble.latency import graph_latency
     from raysearch.ensemble.onnx import export_onnx
     from raysearch.ensemble.program import export_program, save_program
     from raysearch.ensemble.verify import check_graphs, check_selection

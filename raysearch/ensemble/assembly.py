@@ -43,15 +43,18 @@ def _read_backbone(folder: Path, manifest: Manifest, mirror: bool) -> Backbone:
             f"ensemble of {len(manifest.classes)} classes and shape {manifest.input.shape}, "
             "or their classes differ in name or order."
         )
-    weights = read_weights(folder / WEIGHTS, _shapes_of(record, where))
+    weights = read_weights(folder / WEIGHTS, shapes_of(record, str(where)))
     with torch.random.fork_rng(devices=[]):
         preprocess, network = record.build()
     network.load_state_dict(weights)
     return Backbone(preprocess, network, mirror)
 
 
-def _shapes_of(record: TrialRecord, where: Path) -> dict[str, list[int]]:
-    """Name to shape of each tensor of the network, from one that occupies no memory."""
+def shapes_of(record: TrialRecord, where: str) -> dict[str, list[int]]:
+    """Name to shape of each tensor of the network, from one that occupies no memory.
+
+    Raises `ArtifactError` naming ``where`` for a network that cannot be built.
+    """
     train = record.train
     try:
         with torch.device("meta"):
@@ -70,6 +73,12 @@ def read_weights(path: Path, expected: dict[str, list[int]]) -> dict[str, torch.
 
     Raises `ArtifactError` naming the first other one, before any is allocated.
     """
+    check_weights(path, expected)
+    return load_file(path)
+
+
+def check_weights(path: Path, expected: dict[str, list[int]]) -> None:
+    """`read_weights` without reading them: the file's header and length alone."""
     found = read_shapes(path)
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
@@ -77,7 +86,6 @@ def read_weights(path: Path, expected: dict[str, list[int]]) -> dict[str, torch.
                 f"{path}: the tensor {name!r} should have the shape {expected.get(name, 'none')}, "
                 f"but has {found.get(name, 'none')}: these weights are of another network."
             )
-    return load_file(path)
 
 
 def read_shapes(path: Path) -> dict[str, list[int]]:

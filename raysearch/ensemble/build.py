@@ -123,13 +123,20 @@ def _affordable(
     run: Path, library: Library, budget: Budget, progress: Progress
 ) -> tuple[Library, Networks]:
     """The candidates that fit ``budget`` alone, and what the networks cost: latencies too where
-    the budget asks for them."""
+    the budget asks for them. A network that has no cost is left out."""
     from raysearch.ensemble.measure import network_costs, with_latency
 
-    records = library.records
-    networks = network_costs(run, records)
+    records = {
+        candidate.trial: library.records[candidate.trial] for candidate in library.candidates
+    }
+    networks, faults = network_costs(run, records)
     if budget.max_latency_ms is not None:
-        networks = with_latency(run, records, networks, list(records), progress)
+        networks, unknown = with_latency(run, records, networks, list(networks), progress)
+        faults |= unknown
+    library = library.without(
+        {n: faults[c.trial] for n, c in enumerate(library.candidates) if c.trial in faults}
+    )
+    _require_candidates(library, run)
     reasons = unaffordable(library.candidates, CostTable(library.candidates, networks), budget)
     return library.without(reasons), networks
 
@@ -187,7 +194,7 @@ def _front(
     calibrated_NVK = calibrate(library.probs_NVK, ensemble.temperature_N)
     found = budgeted_ensembles(ensemble, calibrated_NVK, library.labels_V, costs, budget.limits)
     trials = {library.candidates[n].trial for one in found for n in one.selection.members}
-    networks = with_latency(run, library.records, networks, sorted(trials), progress)
+    networks, _ = with_latency(run, library.records, networks, sorted(trials), progress)
     costs = CostTable(library.candidates, networks)
     return costs, pareto_front(found, calibrated_NVK, library.labels_V, costs)
 

@@ -128,6 +128,8 @@ def read_trial(folder: TrialFolder, shards: Shards) -> TrialCandidates:
         probabilities = read_probabilities(folder.validation)
     except InputError as error:
         return left_out(str(error))
+    if record.trial != int(folder.path.name):
+        return left_out(f"{folder.config} is of trial {record.trial}")
     if reason := _mismatch(probabilities, shards):
         return left_out(reason)
     found, skipped = [], {}

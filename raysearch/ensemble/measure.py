@@ -1,4 +1,4 @@
-"""Measuring what a trial's network costs where it will be deployed: ONNX Runtime on the CPU.
+"""What each trial's network costs: counted, and timed where it will be deployed.
 
 Networks of equal architecture cost the same whatever their weights, so one is measured for all of
 them. What was measured is kept in ``cost.json`` of each trial's folder, with the machine that it
@@ -7,58 +7,47 @@ holds for.
 
 import hashlib
 import json
-import os
-import platform
-import re
-import time
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import asdict, replace
-from importlib.metadata import version
-from io import StringIO
 from pathlib import Path
-from statistics import median
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysearch.ensemble.cost import NetworkCost
-from raysearch.ensemble.network import Backbone
-from raysearch.ensemble.onnx import INPUT, OUTPUT, export_onnx
-from raysearch.ensemble.program import export_program
+from raysearch.ensemble.latency import machine, measure_latencies
+from raysearch.ensemble.network import untrained_backbone
 from raysearch.files import write_json
 from raysearch.train.trial import TrialFolder, TrialRecord, trial_folders
 
-if TYPE_CHECKING:
-    import onnxruntime
-
-BATCHES = (1, 2, 64)
-_OPSET = 18
-_ROUNDS = 9
-_SECONDS = 20.0
-
 Progress = Callable[[str], None]
+Faults = dict[int, str]
+"""Why a trial's network has no cost, by trial."""
 
 
-def network_costs(run: Path | str, records: Mapping[int, TrialRecord]) -> dict[int, NetworkCost]:
+def network_costs(
+    run: Path | str, records: Mapping[int, TrialRecord]
+) -> tuple[dict[int, NetworkCost], Faults]:
     """Of each trial's network, by trial; with its latency where that was measured on this machine
-    before. A network is built once per architecture to count what it does."""
+    before. A network is built once per architecture to count what it does, and one that cannot be
+    is a fault of its trials."""
     folders = _folders(run)
     costs: dict[int, NetworkCost] = {}
-    by_key: dict[str, NetworkCost] = {}
+    faults: Faults = {}
+    by_key: dict[str, NetworkCost | str] = {}
     for trial, record in records.items():
         key = architecture(record)
-        cost = _read(folders[trial], key) or by_key.get(key)
-        if cost is None:
-            cost = count(record)
+        known = by_key.get(key)
+        cost = _read(folders[trial], key) or known or count_or_fault(record)
+        if isinstance(cost, str):
+            by_key[key] = faults[trial] = cost
+            continue
+        if known is None:
             _write(folders[trial], key, cost)
-        known = by_key.setdefault(key, cost)
-        costs[trial] = by_key[key] = cost if cost.latency_ms else known
-    return costs
+        elif isinstance(known, NetworkCost) and known.latency_ms:
+            cost = known
+        costs[trial] = by_key[key] = cost
+    return costs, faults
 
 
 def with_latency(
@@ -67,30 +56,49 @@ def with_latency(
     costs: Mapping[int, NetworkCost],
     trials: Sequence[int],
     on_progress: Progress = lambda line: None,
-) -> dict[int, NetworkCost]:
-    """``costs`` with the latencies of ``trials``: measured where they were not, in 20 s or so."""
+) -> tuple[dict[int, NetworkCost], Faults]:
+    """``costs`` with the latencies of ``trials``: measured where they were not, in 20 s or so.
+
+    A network that ONNX Runtime does not take stays without, and is a fault of its trials.
+    """
     folders = _folders(run)
     wanted: dict[str, TrialRecord] = {}
     for trial in trials:
         if costs[trial].latency_ms is None:
             wanted.setdefault(architecture(records[trial]), records[trial])
     if not wanted:
-        return dict(costs)
+        return dict(costs), {}
     on_progress(f"measuring the latency of {len(wanted)} networks")
-    measured = dict(zip(wanted, measure_latencies(list(wanted.values())), strict=True))
-    found = dict(costs)
-    for trial, record in records.items():
-        key = architecture(record)
-        if key in measured:
-            found[trial] = replace(costs[trial], latency_ms=measured[key])
+    measured = measure_latencies(wanted)
+    found, faults = dict(costs), {}
+    for trial in costs:
+        latency = measured.get(key := architecture(records[trial]))
+        if isinstance(latency, str):
+            faults[trial] = latency
+        elif latency is not None:
+            found[trial] = replace(costs[trial], latency_ms=latency)
             _write(folders[trial], key, found[trial])
-    return found
+    return found, faults
+
+
+def count_or_fault(record: TrialRecord) -> NetworkCost | str:
+    """`count` on tensors without values, or on real ones where a network computes with values; or
+    why neither can be done."""
+    try:
+        with torch.device("meta"):
+            return count(record)
+    except Exception:  # whatever it is that needs values
+        pass
+    try:
+        return count(record)
+    except Exception as error:  # of any network, of any version of its package
+        return f"its network cannot be built any more ({type(error).__name__}: {error})"
 
 
 def count(record: TrialRecord) -> NetworkCost:
     """Parameters, bytes and floating-point operations (of matrix products and convolutions) of a
-    trial's network."""
-    backbone = _backbone(record)
+    trial's network, on torch's default device."""
+    backbone = untrained_backbone(record)
     network = backbone.network
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
@@ -103,141 +111,14 @@ def count(record: TrialRecord) -> NetworkCost:
     )
 
 
-def measure_latencies(
-    records: Sequence[TrialRecord], seconds: float = _SECONDS
-) -> list[dict[int, float]]:
-    """Milliseconds of a forward pass by batch (`BATCHES`), preprocessing included: the median over
-    turns of the fastest of three runs (of batch 64: of one).
-
-    Networks take turns, up to nine times and for about ``seconds`` in all, so that what else the
-    machine does meets all of them.
-    """
-    with TemporaryDirectory() as folder:
-        sessions = [
-            _session(record, Path(folder) / f"{i}.onnx") for i, record in enumerate(records)
-        ]
-    return take_turns(sessions, [record.shape for record in records], seconds)
-
-
-def take_turns(
-    sessions: Sequence["onnxruntime.InferenceSession"],
-    shapes: Sequence[tuple[int, int, int]],
-    seconds: float = _SECONDS,
-    batches: Sequence[int] = BATCHES,
-) -> list[dict[int, float]]:
-    """`measure_latencies` of graphs that are open already, for uint8 images of these shapes."""
-    rng = np.random.default_rng(0)
-    times: list[dict[int, list[float]]] = [{batch: [] for batch in batches} for _ in sessions]
-    end = time.perf_counter() + seconds
-    for turn in range(1 + _ROUNDS):  # the first one warms up
-        for session, shape, found in zip(sessions, shapes, times, strict=True):
-            for batch in batches:
-                if turn > 1 and time.perf_counter() > end:
-                    continue
-                images_NCHW = rng.integers(0, 256, (batch, *shape), np.uint8)
-                runs = [_run(session, images_NCHW) for _ in range(3 if batch < 64 else 1)]
-                found[batch].append(min(runs))
-    return [{b: median(values[1:]) for b, values in found.items()} for found in times]
-
-
-def _run(session: "onnxruntime.InferenceSession", images_NCHW: np.ndarray) -> float:
-    begin = time.perf_counter()
-    session.run([OUTPUT], {INPUT: images_NCHW})
-    return 1e3 * (time.perf_counter() - begin)
-
-
-def graph_latency(model: Path, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """``latency_ms``, ``latency_64_ms`` and ``machine`` of an exported ensemble, in 5 s or so."""
-    found = take_turns([_open(model)], [shape], seconds=5.0, batches=(1, 64))[0]
-    return {"latency_ms": found[1], "latency_64_ms": found[64], "machine": machine()}
-
-
 def architecture(record: TrialRecord) -> str:
-    """Equal for networks that cost the same: 16 hex digits."""
+    """Equal for networks that cost the same: 16 hex digits. Dropout, which a search draws anew for
+    every trial, is none of it: once trained, a network has none."""
     train = record.train.model_dump(mode="json")
-    parts = [train["model"], train["image_size"], train["normalize"]]
+    model = {name: value for name, value in train["model"].items() if "drop" not in name}
+    parts = [model, train["image_size"], train["normalize"]]
     parts += [record.shape, len(record.classes)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def machine() -> str:
-    """What a latency holds for."""
-    cores = len(os.sched_getaffinity(0))
-    return f"{_cpu_name()}, {cores} cores, ONNX Runtime {version('onnxruntime')}"
-
-
-def _cpu_name() -> str:
-    try:
-        about = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        return re.search(r"model name\s*: (.*)", about)[1]
-    except (OSError, TypeError):
-        return platform.processor() or platform.machine()
-
-
-class _Probabilities(torch.nn.Module):
-    """A backbone's one view without the axis of views."""
-
-    def __init__(self, backbone: Backbone):
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        return self.backbone(images_NCHW)[0]
-
-
-def _backbone(record: TrialRecord) -> Backbone:
-    with torch.random.fork_rng(devices=[]):
-        preprocess, network = record.build()
-    return Backbone(preprocess, network, mirror=False).eval()
-
-
-def _session(record: TrialRecord, path: Path) -> "onnxruntime.InferenceSession":
-    _export_quickly(_Probabilities(_backbone(record)).eval(), record.shape, path)
-    return _open(path)
-
-
-def _open(path: Path) -> "onnxruntime.InferenceSession":
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _export_quickly(network: torch.nn.Module, shape: tuple[int, int, int], path: Path) -> None:
-    """By torch's older exporter, which takes a tenth of the time for a graph of the same speed;
-    by the one that artifacts are made with where that one cannot."""
-    example = torch.zeros((2, *shape), dtype=torch.uint8)
-    torch.onnx.register_custom_op_symbolic("aten::_upsample_bilinear2d_aa", _antialiased, _OPSET)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network,
-                (example,),
-                str(path),
-                dynamo=False,
-                opset_version=_OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_axes={INPUT: {0: "N"}},
-            )
-    except Exception:  # whatever it is that the older one does not know
-        export_onnx(export_program(network, shape), path, {})
-
-
-def _antialiased(graph: Any, x: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
-    """Resizing as `Preprocess` does it, which the older exporter lacks."""
-
-    def constant(*values: int) -> Any:
-        return graph.op("Constant", value_t=torch.tensor(values))
-
-    none = graph.op("Constant", value_t=torch.tensor([]))
-    batch_and_channels = graph.op("Slice", graph.op("Shape", x), constant(0), constant(2))
-    sizes = graph.op("Concat", batch_and_channels, size, axis_i=0)
-    return graph.op(
-        "Resize", x, none, none, sizes, antialias_i=1, exclude_outside_i=1, mode_s="linear"
-    )
 
 
 def _folders(run: Path | str) -> dict[int, TrialFolder]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raysearch.models.preprocess import Preprocess
+from raysearch.train.trial import TrialRecord
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,14 @@ class Backbone(nn.Module):
             x_NCSS = torch.cat([x_NCSS, x_NCSS.flip(3)])
         probs = torch.softmax(self.network(x_NCSS).float(), dim=1)
         return probs.reshape(self.views, -1, probs.shape[1])
+
+
+def untrained_backbone(record: TrialRecord) -> Backbone:
+    """A trial's network with weights drawn at random, for what does not depend on them: torch's
+    generators stay as they were."""
+    with torch.random.fork_rng(devices=[]):
+        preprocess, network = record.build()
+    return Backbone(preprocess, network, mirror=False).eval()
 
 
 class EnsembleNetwork(nn.Module):

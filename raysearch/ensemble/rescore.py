@@ -6,6 +6,7 @@ the score that it will have.
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from safetensors.torch import load_file
 
 from raysearch.data.feeding import HostImages
 from raysearch.data.shards import Split
+from raysearch.ensemble.assembly import check_weights, shapes_of
 from raysearch.ensemble.library import Candidate, Library, normalized, read_candidates
-from raysearch.errors import RaysearchError
+from raysearch.errors import ArtifactError, RaysearchError
 from raysearch.models.preprocess import Preprocess
 from raysearch.probabilities import read_probabilities, write_probabilities
 from raysearch.train.evaluate import predict_probs
@@ -26,14 +28,29 @@ EXACT = "fp32"
 
 
 def without_lost_weights(library: Library) -> Library:
-    """Leave out the candidates whose weights were not kept: they cannot be exported."""
-    return library.without(
-        {
-            n: "its weights were not kept"
-            for n, candidate in enumerate(library.candidates)
-            if not candidate.weights_file.is_file()
-        }
-    )
+    """Leave out the candidates that cannot be exported: whose weights were not kept or are damaged,
+    or whose network cannot be built any more."""
+    faults: dict[Path, str] = {}
+    for candidate in library.candidates:
+        file = candidate.weights_file
+        if file not in faults:
+            faults[file] = _fault_of(file, library.records[candidate.trial])
+    reasons = {n: faults[candidate.weights_file] for n, candidate in enumerate(library.candidates)}
+    return library.without({n: reason for n, reason in reasons.items() if reason})
+
+
+def _fault_of(file: Path, record: TrialRecord) -> str:
+    if not file.is_file():
+        return "its weights were not kept"
+    try:
+        shapes = shapes_of(record, f"config.json of trial {record.trial}")
+    except ArtifactError as error:
+        return f"its network cannot be built any more: {error}"
+    try:
+        check_weights(file, shapes)
+    except ArtifactError as error:
+        return f"its weights cannot be used: {error}"
+    return ""
 
 
 def rescore(

@@ -162,6 +162,27 @@ def test_lost_and_damaged_files_leave_an_ensemble_of_the_rest(run):
     assert "0001" in report.skipped and "0000/ema" in report.skipped
 
 
+def test_trials_that_can_neither_be_built_nor_read_are_left_out_under_a_budget_too(run):
+    """One whose network is gone, one with torn weights, one with another network's."""
+    record = trial_folder(run, 0).read_record().to_json()
+    record["train"]["model"] = {"name": "gone"}
+    trial_folder(run, 0).config.write_text(json.dumps(record))
+    weights = trial_folder(run, 1).best / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    shutil.copy(trial_folder(run, 2).best / "raw.safetensors", trial_folder(run, 1).best)
+    report = build_ensemble(run, budget=Budget(max_params=1e6))
+    assert {member["trial"] for member in report.members} == {2}
+    assert "no network 'gone'" in report.skipped["0000/ema"]
+    assert "cannot be used" in report.skipped["0001/ema"]
+    assert "another network" in report.skipped["0001/raw_mirror"]
+
+
+def test_a_record_in_another_trials_folder_is_left_out(run):
+    shutil.copy(trial_folder(run, 1).config, trial_folder(run, 0).config)
+    report = build_ensemble(run)
+    assert "is of trial 1" in report.skipped["0000"]
+
+
 def test_cap_on_members_and_target_folder_are_obeyed(run, tmp_path):
     report = build_ensemble(run, max_members=1, out=tmp_path / "elsewhere")
     assert len(report.members) == 1
