@@ -84,10 +84,10 @@ def git_commit() -> str:
         return ""
 
 
-def hardware(capacity: Capacity) -> dict[str, Any]:
+def hardware(capacity: Capacity | None = None) -> dict[str, Any]:
     """Of this machine, and of the cluster where one was joined."""
     import torch
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     here = {"cpus": int(local_resources()[0]), "machine": platform.machine(), "gpus": gpus}
-    return here | ({"cluster": str(capacity)} if capacity.address else {})
+    return here | ({"cluster": str(capacity)} if capacity and capacity.address else {})

@@ -16,7 +16,11 @@ from raysearch import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SHORTEN = {"tune": ["--trials", "2", "--epochs", "1"], "train": ["--epochs", "1"]}
+SHORTEN = {
+    "tune": ["--trials", "2", "--epochs", "1"],
+    "train": ["--epochs", "1"],
+    "distill": ["--epochs", "1"],
+}
 WHOLE = "--trial"
 """An option of commands that are not to be shortened: what they repeat was short."""
 

@@ -22,13 +22,25 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from raysearch.cli import artifact, data, doctor, ensemble, predict, report, run, space, train
+    from raysearch.cli import (
+        artifact,
+        data,
+        distill,
+        doctor,
+        ensemble,
+        predict,
+        report,
+        run,
+        space,
+        train,
+    )
 
     app.add_typer(data.app, name="data")
     app.add_typer(space.app, name="space")
     run.register(app)
     train.register(app)
     ensemble.register(app)
+    distill.register(app)
     artifact.register(app)
     predict.register(app)
     report.register(app)

@@ -29,8 +29,9 @@ def evaluate(
     predictor = Predictor(artifact)
     shards = open_shards(data)
     report = score(predictor, shards, split)
-    seen = {"train": "trained", "validation": "selected"}
-    known = predictor.artifact.manifest.data.get("fingerprint")
+    manifest = predictor.artifact.manifest
+    seen = {"validation": "selected"} | dict.fromkeys(manifest.trained_on, "trained")
+    known = manifest.data.get("fingerprint")
     if report["classes_left_out"]:
         names = ", ".join(report["classes_left_out"])
         log(f"note: the ensemble does not know the classes {names}: their images are left out")

@@ -27,6 +27,10 @@ def ensemble(
         float | None,
         typer.Option(min=0, help="Milliseconds for one image at most, on this machine's CPU."),
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option("--refit", help="Train the selected members again, on train + validation."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Select the best weighted ensemble of a run's trials and export it to RUN/ensemble."""
@@ -51,6 +55,7 @@ def ensemble(
             objective=objective,
             max_members=max_members,
             budget=budget,
+            refit=refit,
             on_progress=lambda line: stderr.print(line, highlight=False, markup=False),
         )
         write_json(folder / ENSEMBLE_REPORT, report.to_json())

@@ -13,7 +13,7 @@ from torch import Tensor
 from raysearch.data.classes import check_filled
 from raysearch.data.feeding import HostImages, fed, in_slices
 from raysearch.data.placement import Place, place_images
-from raysearch.data.reading import Split
+from raysearch.data.reading import ImageStack, Split
 from raysearch.data.shards import Shards, open_shards
 from raysearch.errors import DataError, RunError
 
@@ -101,6 +101,35 @@ def load_dataset(
     return Dataset(
         train=load_split(train, device, place),
         validation=load_split(validation, device, place),
+        classes=shards.classes,
+        shape=shards.shape,
+        fingerprint=shards.fingerprint,
+        mean=mean,
+        std=std,
+    )
+
+
+def load_merged(
+    folder: Path | str, device: torch.device | str, *, classes: Sequence[str]
+) -> Dataset:
+    """`load_dataset` with the validation images among the training images, after the others; they
+    are still the validation split too, on which nothing honest can be measured any more."""
+    device = torch.device(device)
+    shards = open_shards(folder).subset(classes)
+    check_splits(shards)
+    parts = [shards.split(name) for name in ("train", "validation")]
+    images = HostImages(ImageStack([part.images_NCHW for part in parts]), device)
+    size = (len(images) + len(parts[1])) * int(np.prod(shards.shape))
+    place = place_images("auto", size, device, 1.0)
+    labels_N = torch.from_numpy(np.concatenate([part.labels_N for part in parts])).to(device)
+    mean, std = channel_statistics(images)
+    return Dataset(
+        train=TensorSplit(
+            images if place == "host" else _copied(images),
+            labels_N,
+            "+".join(part.digest for part in parts),
+        ),
+        validation=load_split(parts[1], device, place),
         classes=shards.classes,
         shape=shards.shape,
         fingerprint=shards.fingerprint,

@@ -20,7 +20,8 @@ class EnsembleReport:
     cross-validated one. ``best_single`` and ``baselines`` are calibrated as the ensemble is.
     ``cost`` and those of members and points are by the units of `CostTable`; the ensemble's
     latency, for one image and for 64, is that of the exported graph. ``trajectory`` is the
-    objective after each greedy step.
+    objective after each greedy step. ``refit``: None, or ``images``, ``epochs`` by trial and
+    ``seconds`` of the members' training on train and validation, which no score here is of.
     """
 
     objective: str
@@ -35,6 +36,7 @@ class EnsembleReport:
     seconds: float
     skipped: dict[str, str]
     path: Path
+    refit: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {key: value for key, value in asdict(self).items() if key != "path"}

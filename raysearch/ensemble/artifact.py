@@ -91,6 +91,8 @@ def write_artifact(
     data: Mapping[str, Any],
     cost: Mapping[str, Any] | None = None,
     probs_VK: np.ndarray | None = None,
+    trained_on: tuple[str, ...] = ("train",),
+    teacher: Mapping[str, Any] | None = None,
 ) -> Manifest:
     """Write the ensemble of ``members`` (but those of weight 0) to ``folder`` and check it.
 
@@ -102,6 +104,10 @@ def write_artifact(
         data: ``fingerprint``, ``name`` and ``splits`` (name to rows) of the data.
         cost: ``params``, ``bytes`` and ``flops`` of the whole; its latency is measured here.
         probs_VK: the selected ensemble's probabilities, from float16 ones of its members.
+        trained_on: splits that the weights have seen. With validation among them, the scores are
+            those of the selection, ``nested`` is needed, and what the files say on validation is
+            no score: ``scores["selected"]`` has the tables of ``probs_VK``, which must be given.
+        teacher: what `ensemble.json` says of it, for a distilled network.
 
     What was at ``folder`` before is replaced only by a whole, checked ensemble. Raises `RunError`
     where the files do not reproduce the selection (`raysearch.ensemble.verify`). Returns what
@@ -112,7 +118,13 @@ def write_artifact(
     from raysearch.ensemble.latency import graph_latency
     from raysearch.ensemble.onnx import export_onnx
     from raysearch.ensemble.program import export_program, save_program
-    from raysearch.ensemble.verify import check_graphs, check_selection
+    from raysearch.ensemble.verify import (
+        check_graphs,
+        check_refit,
+        check_selection,
+        class_scores,
+        predict_network,
+    )
 
     members = [member for member in members if member.weight > 0]
     if not members:
@@ -120,16 +132,25 @@ def write_artifact(
     with atomic_folder(folder, replace=True) as partial:
         _copy_members(partial, members, records)
         manifest = _describe(members, records, temperature, validation, scores, data)
+        manifest = manifest.model_copy(
+            update={"trained_on": trained_on, "teacher": dict(teacher or {})}
+        )
         network = build_network(partial, manifest)
-        torch_VK = check_selection(network, manifest, validation, probs_VK, Path(folder))
+        if manifest.refitted:
+            torch_VK = predict_network(network, validation.images_NCHW)[0]
+        else:
+            torch_VK = check_selection(network, manifest, validation, probs_VK, Path(folder))
         program = export_program(network, manifest.input.shape)
         export_onnx(program, partial / form.MODEL, _metadata(manifest))
         save_program(program, partial / form.PROGRAM)
         exported = check_graphs(partial, torch_VK, manifest, validation, Path(folder))
+        scores = {**scores, "exported": exported}
+        if manifest.refitted:
+            check_refit(manifest, exported, Path(folder))
+            labels_V = validation.labels_N
+            scores["selected"] = class_scores(probs_VK, labels_V, manifest.classes)
         measured = {**(cost or {}), **graph_latency(partial / form.MODEL, manifest.input.shape)}
-        manifest = manifest.model_copy(
-            update={"scores": {**scores, "exported": exported}, "cost": measured}
-        )
+        manifest = manifest.model_copy(update={"scores": scores, "cost": measured})
         write_json(partial / form.MANIFEST, manifest.model_dump(mode="json"))
         card = model_card(manifest, Path(folder).resolve().name, _by_folder(members, records))
         write_text(partial / form.CARD, card)

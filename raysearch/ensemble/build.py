@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
@@ -23,6 +23,9 @@ from raysearch.ensemble.member import Member
 from raysearch.errors import ArtifactError
 from raysearch.train.trial import trial_folders
 
+if TYPE_CHECKING:
+    from raysearch.ensemble.refit import Refitted
+
 _ROUNDS = 8
 _FOLD_SEED = 0
 
@@ -38,11 +41,14 @@ def build_ensemble(
     steps: int = 50,
     max_members: int | None = None,
     budget: Budget | None = None,
+    refit: bool = False,
     out: Path | str | None = None,
     on_progress: Progress | None = None,
 ) -> EnsembleReport:
     """Select from all trials of ``run``, estimate, and write the artifact to ``out``
     (``RUN/ensemble``), which is replaced only by a whole and checked one.
+
+    With ``refit`` its members are trained again, on train and validation (`ensemble.refit`).
 
     Raises `ArtifactError` where ``run`` is no run, holds no usable candidate or none that fits
     ``budget``, `DataError` where its data are gone or damaged, `RunError` where the export does
@@ -68,28 +74,39 @@ def build_ensemble(
     )
     costs, front = _front(run, library, ensemble, networks, budget, progress)
     report = describe(library, ensemble, nested, costs, front, out)
+    refitted = _refit(run, library, ensemble, shards, progress) if refit else None
     progress(f"exporting {len(report.members)} members and checking the export")
-    manifest = _export(library, ensemble, report, shards)
+    teacher = _description(run).get("teacher")
+    manifest = _export(library, ensemble, report, shards, refitted, teacher)
+    if refitted:
+        report = replace(report, refit=refitted.account)
     return replace(report, cost=manifest.cost, seconds=time.monotonic() - begin)
 
 
 def open_data(run: Path) -> Shards:
     """The shards that ``run`` was searched on, of its classes alone. Raises `ArtifactError` or
     `DataError`."""
-    path = run / "run.yaml"
-    try:
-        description = yaml.safe_load(path.read_text(encoding="utf-8"))
-        folder = Path(description["data"])
-    except (OSError, TypeError, KeyError, UnicodeError, yaml.YAMLError) as error:
-        raise ArtifactError(
-            f"{run} is not a run: {path} must name the folder of its data under the key 'data' "
-            f"({type(error).__name__}: {error}). Give the folder that `raysearch tune` made."
-        ) from None
+    description = _description(run)
+    folder = Path(description["data"])
     try:
         return open_shards(folder).subset(description.get("classes"))
     except ClassError as error:
         raise ArtifactError(
             f"{run} cannot use {folder} any more, which has changed since: {error}"
+        ) from None
+
+
+def _description(run: Path) -> dict[str, Any]:
+    """run.yaml, whose key ``data`` is a path. Raises `ArtifactError`."""
+    path = run / "run.yaml"
+    try:
+        description = yaml.safe_load(path.read_text(encoding="utf-8"))
+        Path(description["data"])
+        return description
+    except (OSError, TypeError, KeyError, UnicodeError, yaml.YAMLError) as error:
+        raise ArtifactError(
+            f"{run} is not a run: {path} must name the folder of its data under the key 'data' "
+            f"({type(error).__name__}: {error}). Give the folder that `raysearch tune` made."
         ) from None
 
 
@@ -217,18 +234,36 @@ def members_of(library: Library, ensemble: Ensemble) -> list[Member]:
     ]
 
 
+def _refit(
+    run: Path, library: Library, ensemble: Ensemble, shards: Shards, progress: Progress
+) -> "Refitted":
+    from raysearch.ensemble.refit import refit_members
+
+    chosen = [library.candidates[n] for n in ensemble.selection.members]
+    epochs = {candidate.trial: candidate.epoch for candidate in chosen}
+    return refit_members(run, members_of(library, ensemble), epochs, shards, progress)
+
+
 def _export(
-    library: Library, ensemble: Ensemble, report: EnsembleReport, shards: Shards
+    library: Library,
+    ensemble: Ensemble,
+    report: EnsembleReport,
+    shards: Shards,
+    refitted: "Refitted | None",
+    teacher: dict[str, Any] | None,
 ) -> Manifest:
     from raysearch.ensemble.artifact import write_artifact
 
-    members, validation = members_of(library, ensemble), shards.split("validation")
+    members, records = members_of(library, ensemble), library.records
+    validation = shards.split("validation")
+    if refitted:
+        members, records = refitted.members, refitted.records
     probs_VK = ensemble.predict(library.probs_NVK)
     twins, without_twins = scores_without_twins(shards, validation, probs_VK)
     return write_artifact(
         report.path,
         members,
-        {member.trial: library.records[member.trial] for member in members},
+        {member.trial: records[member.trial] for member in members},
         temperature=ensemble.temperature,
         validation=validation,
         scores={
@@ -246,4 +281,6 @@ def _export(
         },
         cost=report.cost,
         probs_VK=probs_VK,
+        trained_on=("train", "validation") if refitted else ("train",),
+        teacher=teacher,
     )

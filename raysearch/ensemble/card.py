@@ -45,7 +45,7 @@ def model_card(manifest: Manifest, name: str, records: Mapping[str, "TrialRecord
     """
     front = yaml.safe_dump(_front_matter(manifest, name), sort_keys=False, allow_unicode=True)
     channels, height, width = manifest.input.shape
-    exported = manifest.scores["exported"]
+    shown = manifest.scores["selected" if manifest.refitted else "exported"]
     return f"""---
 {front}---
 
@@ -54,7 +54,7 @@ def model_card(manifest: Manifest, name: str, records: Mapping[str, "TrialRecord
 A weighted ensemble of {_counted(len(manifest.members), "prediction")} by
 {_counted(len(manifest.folders), "trained network")}, which tells {len(manifest.classes)} classes of
 {height} x {width} {"gray" if channels == 1 else "colour"} images apart:
-{", ".join(manifest.classes)}.
+{", ".join(manifest.classes)}.{_about_teacher(manifest)}
 Found, verified and exported by raysearch {manifest.versions["raysearch"]}.
 
 ## Use
@@ -74,19 +74,16 @@ such a file, which can run code: check SHA256SUMS against a source that you trus
 
 {score_table(manifest)}
 
-± is one standard error over images. The ensemble was selected on the validation split, so its own
-scores there, below too, are optimistic; the nested estimate, for which the whole selection was
-repeated within folds, is not. `raysearch evaluate . --data DIR` scores a split that neither
-training nor selection has seen.
+{_about_scores(manifest)}
 
-{class_table(exported["per_class"])}
+{class_table(shown["per_class"])}
 
 Rows are true classes, columns predicted ones:
 
-{confusion_table(manifest.classes, exported["confusion"])}
+{confusion_table(manifest.classes, shown["confusion"])}
 
-Calibration: the predicted class has a mean probability of {exported["mean_probability"]:.1%}
-and is right for {exported["accuracy"]:.1%}; expected calibration error {exported["ece"]:.4f}.
+Calibration: the predicted class has a mean probability of {shown["mean_probability"]:.1%}
+and is right for {shown["accuracy"]:.1%}; expected calibration error {shown["ece"]:.4f}.
 
 ## Cost
 
@@ -115,10 +112,45 @@ terms of the data.
 """
 
 
+_SELECTED = """\
+± is one standard error over images. The ensemble was selected on the validation split, so its own
+scores there, below too, are optimistic; the nested estimate, for which the whole selection was
+repeated within folds, is not. `raysearch evaluate . --data DIR` scores a split that neither
+training nor selection has seen."""
+
+_REFITTED = """\
+± is one standard error over images. The members were selected on the validation split and then
+**trained again on train and validation**, as long as before. These very weights have no honest
+score on either split. The nested estimate is of the selection before that, and the tables below
+are of that selection too. More images rarely make a network worse, but nothing here shows that
+they made these better. `raysearch evaluate . --data DIR` scores a split that neither training nor
+selection has seen."""
+
+
+def _about_scores(manifest: Manifest) -> str:
+    return _REFITTED if manifest.refitted else _SELECTED
+
+
+def _about_teacher(manifest: Manifest) -> str:
+    teacher = manifest.teacher
+    if not teacher:
+        return ""
+    size = f"{_counted(teacher['networks'], 'network')} with {teacher['params']:,} parameters"
+    how = (
+        f"at temperature {teacher['temperature']:g}, were {teacher['share']:.0%} of what it learned"
+    )
+    text = f"\nDistilled from an ensemble of {size}, whose\nprobabilities, {how} from."
+    if scores := teacher.get("nested"):
+        accuracy, loss = scores["accuracy"], scores["log_loss"]
+        text += f"\nThat ensemble's nested estimate: accuracy {accuracy:.4f}, log loss {loss:.4f}."
+    return text
+
+
 def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
     validation = manifest.scores["validation"]
     metrics = [key for key in SCORES if key in validation]
     dataset = str(manifest.data.get("name") or "unnamed")
+    before = ", before the refit" if manifest.refitted else ""
     result = {
         "task": {"type": "image-classification", "name": "Image classification"},
         "dataset": {"name": dataset, "type": dataset, "split": "validation"},
@@ -126,7 +158,7 @@ def _front_matter(manifest: Manifest, name: str) -> dict[str, Any]:
             {
                 "type": key,
                 "value": round(float(validation[key]), 5),
-                "name": f"{SCORES[key]}, as selected (optimistic)",
+                "name": f"{SCORES[key]}, as selected (optimistic){before}",
             }
             for key in metrics
         ],

@@ -17,12 +17,19 @@ _ROWS = {
     "exported": "`model.onnx`, recomputed from the files",
     "best_single": "best single candidate",
 }
+_REFITTED_ROWS = {
+    "nested": "nested estimate, of the selection before the refit",
+    "validation": "as selected (optimistic), before the refit",
+    "without_train_twins": "that without images that are in train too",
+    "exported": "`model.onnx`, on these images, which it has learned: no score",
+}
 
 
 def score_table(manifest: Manifest) -> str:
     """Validation scores, with standard errors where they are known."""
     rows = []
-    for key, title in _ROWS.items():
+    titles = _ROWS | (_REFITTED_ROWS if manifest.refitted else {})
+    for key, title in titles.items():
         if isinstance(values := manifest.scores.get(key), dict):
             rows.append([title, *(_score(values, name) for name in SCORES)])
     return _table(["validation split", *SCORES.values()], rows)

@@ -15,8 +15,9 @@ def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str,
     """Everything that `raysearch evaluate --json` prints.
 
     Images of classes that the ensemble does not know (``classes_left_out``) do not take part.
-    ``accuracy_without_train_twins`` leaves out the images whose pixels also occur in train; it
-    is None where that leaves none. ``accuracy_se`` is the binomial standard error.
+    ``accuracy_without_train_twins`` leaves out the images whose pixels also occur in what the
+    ensemble was trained on (train; validation too after a refit); it is None where that leaves
+    none. ``accuracy_se`` is the binomial standard error.
     Raises `DataError` for an empty split and for data of another shape or without one of the
     ensemble's classes.
     """
@@ -27,7 +28,7 @@ def evaluate(predictor: Predictor, shards: Shards, split_name: str) -> dict[str,
     probs_NK = predictor.predict_probs(split.images_NCHW)
     scores = metrics.summary(probs_NK, labels_N)
     right_N = metrics.predictions(probs_NK) == labels_N
-    alone_N = ~_also_in_train(shards, split)
+    alone_N = ~_also_in(shards, predictor.artifact.manifest.trained_on, split)
     confusion_KK = metrics.confusion_matrix(probs_NK, labels_N)
     return {
         "split": split_name,
@@ -80,19 +81,24 @@ def scores_without_twins(
 ) -> tuple[int, dict[str, float] | None]:
     """How many of the split's images have their very pixels in train too, and `metrics.summary`
     of ``probs_NK`` for the others; None where there are none."""
-    alone_N = ~_also_in_train(shards, split)
+    alone_N = ~_also_in(shards, ("train",), split)
     if not alone_N.any():
         return len(alone_N), None
     return int((~alone_N).sum()), metrics.summary(probs_NK[alone_N], split.labels_N[alone_N])
 
 
-def _also_in_train(shards: Shards, split: Split) -> np.ndarray:
-    """Which rows of ``split`` have an image in train with the very same pixels; bool [N]."""
-    if "train" not in shards.splits or split.name == "train":
-        return np.zeros(len(split), dtype=bool)
-    digests = [
-        np.ascontiguousarray(part.digests_N16).view("V16").ravel()
-        for part in (split, shards.split("train"))
-    ]
-    known = {digest.tobytes() for digest in digests[1]}
-    return np.array([digest.tobytes() in known for digest in digests[0]])
+def _also_in(shards: Shards, learned: tuple[str, ...], split: Split) -> np.ndarray:
+    """Which rows of ``split`` have an image with the very same pixels in another one of the splits
+    ``learned``; bool [N]."""
+    known: set[bytes] = set()
+    for name in set(learned) & set(shards.splits) - {split.name}:
+        known |= _digests(shards.split(name))
+    return np.array([digest.tobytes() in known for digest in _rows(split)], dtype=bool)
+
+
+def _digests(split: Split) -> set[bytes]:
+    return {digest.tobytes() for digest in _rows(split)}
+
+
+def _rows(split: Split) -> np.ndarray:
+    return np.ascontiguousarray(split.digests_N16).view("V16").ravel()

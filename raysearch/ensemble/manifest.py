@@ -76,6 +76,13 @@ class Manifest(_Part):
     """Of the ensemble; applied after the members' own."""
     class_shares: dict[str, Annotated[float, Field(ge=0, le=1)]]
     """Share of each class among the validation images."""
+    trained_on: Annotated[tuple[Literal["train", "validation"], ...], Field(min_length=1)] = (
+        "train",
+    )
+    """The splits that the members' weights have seen."""
+    teacher: dict[str, Any] = {}
+    """Of a distilled network: the ensemble whose probabilities it learned from
+    (`distill.teacher_account`)."""
     scores: dict[str, Any]
     cost: dict[str, Any] = {}
     """``params``, ``bytes``, ``flops`` of one image; ``latency_ms`` of one image and
@@ -93,6 +100,11 @@ class Manifest(_Part):
         if set(self.class_shares) != set(self.classes):
             raise ValueError("class_shares must name every class")
         return self
+
+    @property
+    def refitted(self) -> bool:
+        """Whether nothing honest can be measured on the validation split any more."""
+        return "validation" in self.trained_on
 
     @property
     def folders(self) -> tuple[str, ...]:

@@ -22,6 +22,8 @@ SELECTED_TOLERANCE = 1e-3
 """Of probabilities, against the selection's."""
 SCORE_TOLERANCE = 1e-4
 EXPORT_TOLERANCE = 1e-4
+_REFIT_ERRORS = 5
+"""Standard errors by which a refit may be worse on what it has learned."""
 BATCH_SIZE = 64
 """Small enough that a layer's activations stay in the CPU's cache."""
 
@@ -54,8 +56,8 @@ def check_graphs(
     """Compare the files that were just exported to ``partial`` with PyTorch's ``torch_VK``, on
     every validation image; raises as `check_selection` does.
 
-    Returns what the ONNX graph scores there (`metrics.summary`, ``per_class``, ``confusion``,
-    ``mean_probability`` of the predicted class) and its ``largest_difference`` of a probability.
+    Returns what the ONNX graph scores there (`class_scores`), and its ``largest_difference`` of a
+    probability.
     """
     failed = _Failure(manifest.classes, folder)
     program_VK = run_program(load_program(partial / PROGRAM), validation.images_NCHW)
@@ -63,14 +65,36 @@ def check_graphs(
     session = open_session(partial / MODEL, manifest.input.shape, len(manifest.classes))
     onnx_VK = run_session(session, validation.images_NCHW, BATCH_SIZE)
     _check_same(failed, MODEL, onnx_VK, torch_VK, validation.labels_N)
-    confusion_KK = metrics.confusion_matrix(onnx_VK, validation.labels_N)
+    scores = class_scores(onnx_VK, validation.labels_N, manifest.classes)
+    return scores | {"largest_difference": float(np.abs(onnx_VK - torch_VK).max())}
+
+
+def class_scores(
+    probs_VK: np.ndarray, labels_V: np.ndarray, classes: tuple[str, ...]
+) -> dict[str, Any]:
+    """`metrics.summary`, ``per_class``, ``confusion``, ``mean_probability`` of the predicted
+    class."""
+    confusion_KK = metrics.confusion_matrix(probs_VK, labels_V)
     return {
-        **metrics.summary(onnx_VK, validation.labels_N),
-        "mean_probability": float(onnx_VK.max(axis=1).mean()),
-        "per_class": metrics.per_class_rows(manifest.classes, confusion_KK),
+        **metrics.summary(probs_VK, labels_V),
+        "mean_probability": float(probs_VK.max(axis=1).mean()),
+        "per_class": metrics.per_class_rows(classes, confusion_KK),
         "confusion": confusion_KK.tolist(),
-        "largest_difference": float(np.abs(onnx_VK - torch_VK).max()),
     }
+
+
+def check_refit(manifest: Manifest, found: dict[str, Any], folder: Path) -> None:
+    """Raises `RunError` where a refitted ensemble is clearly worse on images that it has learned
+    than the selected one was on images that it had not: its training went wrong."""
+    nested = manifest.scores["nested"]
+    least = nested["accuracy"] - _REFIT_ERRORS * nested["accuracy_se"]
+    if not found["accuracy"] >= least:
+        _Failure(manifest.classes, folder).report(
+            "refit",
+            f"accuracy {found['accuracy']:.4f} on validation images that it was trained on, where "
+            f"the selected ensemble, which was not, has {nested['accuracy']:.4f} ± "
+            f"{nested['accuracy_se']:.4f}",
+        )
 
 
 def run_program(program: Callable[[Tensor], Tensor], images_NCHW: np.ndarray) -> np.ndarray:

@@ -50,8 +50,32 @@ def print_ensemble(report: dict[str, Any], console: Console) -> None:
     """
     console.print(_member_table(report))
     console.print(_score_table(report))
+    if report.get("refit"):
+        console.print(
+            "The members were then trained again on train + validation, "
+            f"{report['refit']['images']:,} images. The scores are of the selection before that.",
+            soft_wrap=True,
+        )
     for line in _skipped_lines(report["skipped"]):
         console.print(line, markup=False)
+
+
+def print_distilled(report: dict[str, Any], teacher: dict[str, Any], console: Console) -> None:
+    """A student beside its teacher, each by its nested estimate; ``report`` as `print_ensemble`."""
+    table = Table(title="On validation, nested estimates", title_justify="left")
+    for name in ("", "networks", "parameters", "accuracy", "log loss"):
+        table.add_column(name, justify="right" if name else "left")
+    sizes = {"teacher": (teacher["networks"], teacher["params"], teacher["nested"])}
+    sizes |= {"student": (1, report["cost"]["params"], report["nested"])}
+    for name, (networks, params, nested) in sizes.items():
+        scores = ("", "")
+        if nested:
+            scores = (
+                f"{_percent(nested['accuracy'])} ± {100 * nested['accuracy_se']:.2f}",
+                f"{nested['log_loss']:.4f} ± {nested['log_loss_se']:.4f}",
+            )
+        table.add_row(name, str(networks), f"{params:,}", *scores)
+    console.print(table)
 
 
 def _member_table(report: dict[str, Any]) -> Table:

@@ -13,7 +13,6 @@ import math
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from raysearch import metrics
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
-from raysearch.errors import ConfigError, RunError
+from raysearch.errors import ConfigError
 from raysearch.models.freeze import freeze, train_mode
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
@@ -33,6 +32,7 @@ from raysearch.train.balance import EpochRows
 from raysearch.train.compiling import compiled
 from raysearch.train.device import autocast_dtype
 from raysearch.train.distributed import Workers
+from raysearch.train.epoch import Diverged, EpochEnd
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.mixing import mix
 from raysearch.train.optim import MovingAverage, make_optimizer
@@ -41,29 +41,10 @@ from raysearch.train.schedule import learning_rate, stands_still
 from raysearch.train.seeding import mixed_seed, seeded
 from raysearch.train.start import fit_start, read_start
 from raysearch.train.targets import Targets, cross_entropy, part_of, split_evenly
+from raysearch.train.teaching import Teacher
 
 _CHECK_STEPS = 50
 """How often the loss is looked at within an epoch: looking waits for the device."""
-
-
-class Diverged(RunError):
-    """The loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class EpochEnd:
-    """What `fit` reports after each epoch.
-
-    ``metrics``: epoch, train_loss, train_accuracy, validation_log_loss, validation_accuracy,
-    validation_macro_f1, lr, images_per_second, seconds. The training loss is the cross entropy
-    that is minimized, of labels as smoothed, mixed and weighted, without the l2 penalty.
-    ``probs_VK``: float32 probabilities of the averaged weights on the validation split.
-    ``training``: the run itself, for its weights.
-    """
-
-    metrics: dict[str, float]
-    probs_VK: np.ndarray
-    training: "Training"
 
 
 def fit(
@@ -76,6 +57,7 @@ def fit(
     workers: Workers | None = None,
     accumulate: int = 1,
     start: Weights | None = None,
+    teacher: Teacher | None = None,
 ) -> None:
     """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
     ``report`` after each, on every worker.
@@ -84,12 +66,14 @@ def fit(
     for the same steps, but for BatchNorm, whose statistics are each part's own.
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
     begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
-    where they were read already. An exception that ``report`` raises ends the run. Raises
+    where they were read already. With a ``teacher``, its probabilities are learned from too.
+    An exception that ``report`` raises ends the run. Raises
     `Diverged` when a loss is not finite, `ConfigError` where a batch has fewer images than there
     are workers, the network cannot be trained so or the weights to begin with do not fit,
     `DataError` where a class without images is to be balanced.
     """
-    training = Training(config, dataset, torch.device(device), workers or Workers(), accumulate)
+    workers = workers or Workers()
+    training = Training(config, dataset, torch.device(device), workers, accumulate, teacher)
     if resume is not None:
         training.load_state_dict(resume)
     elif start := start or read_start(config):
@@ -108,6 +92,7 @@ class Training:
         device: torch.device,
         workers: Workers,
         accumulate: int = 1,
+        teacher: Teacher | None = None,
     ):
         if config.batch_size < workers.count:
             raise ConfigError(
@@ -115,7 +100,7 @@ class Training:
                 f"but got {config.batch_size}."
             )
         self.config, self.dataset, self.device, self.workers = config, dataset, device, workers
-        self.accumulate = accumulate
+        self.accumulate, self.teacher = accumulate, teacher
         self.own_draws: torch.Generator | None = None  # of one of several workers, in an epoch
         self.dtype = autocast_dtype(config.precision, device)
         self.epoch_rows = EpochRows(config.balance, dataset.train.labels_N, dataset.classes)
@@ -202,7 +187,8 @@ class Training:
         with train.batches(row_batches) as batches:
             for step, (images_NCHW, labels_N) in enumerate(batches):
                 self._set_lr((epoch - 1) * self.steps_per_epoch + step)
-                totals += self._step(images_NCHW, labels_N, draws)
+                taught_NK = self.teacher and self.teacher.of(row_batches[step])
+                totals += self._step(images_NCHW, labels_N, taught_NK, draws)
                 if step % _CHECK_STEPS == _CHECK_STEPS - 1:
                     # The sum over workers, so that they break off together.
                     if not self.workers.sum(totals.clone())[0].isfinite():
@@ -210,7 +196,13 @@ class Training:
         loss, correct, images = self.workers.sum(totals).tolist()
         return loss / images, correct / images, int(images)
 
-    def _step(self, images_NCHW: Tensor, labels_N: Tensor, draws: torch.Generator) -> Tensor:
+    def _step(
+        self,
+        images_NCHW: Tensor,
+        labels_N: Tensor,
+        taught_NK: Tensor | None,
+        draws: torch.Generator,
+    ) -> Tensor:
         """One optimizer step; returns [summed loss, correct, images]."""
         config = self.config
         x = self.preprocess.resize(images_NCHW)
@@ -225,9 +217,11 @@ class Training:
             own = self.own_draws or draws
             x, partner_N, share_N = mix(x, own, mixup=config.mixup, cutmix=config.cutmix)
             targets = [(share_N, labels_N), (1 - share_N, labels_N[partner_N])]
+            if taught_NK is not None:
+                taught_NK = torch.lerp(taught_NK[partner_N], taught_NK, share_N[:, None])
         x = x.contiguous(memory_format=torch.channels_last)
         self.optimizer.zero_grad(set_to_none=True)
-        logits_NK, loss = self._backward(x, targets)
+        logits_NK, loss = self._backward(x, targets, taught_NK)
         self.penalty.add_gradients()
         self.optimizer.step()
         self.average.update(self.network)
@@ -235,7 +229,9 @@ class Training:
             correct = (logits_NK.argmax(1) == labels_N).sum()
             return torch.stack([loss * len(labels_N), correct, len(labels_N) + 0 * correct])
 
-    def _backward(self, x_NCHW: Tensor, targets: Targets) -> tuple[Tensor, Tensor]:
+    def _backward(
+        self, x_NCHW: Tensor, targets: Targets, taught_NK: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """Add the mean loss's gradients, one part of the batch after another; returns logits
         (float32) and loss, detached."""
         images = len(x_NCHW)
@@ -249,15 +245,19 @@ class Training:
             with self.workers.together(self.synchronized, last=part is parts[-1]):
                 with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
                     logits_NK = self.synchronized(x_NCHW[part])
-                mean = share * self._loss(logits_NK.float(), part_of(targets, part))
+                taught = None if taught_NK is None else taught_NK[part]
+                mean = share * self._loss(logits_NK.float(), part_of(targets, part), taught)
                 (weight * mean).backward()
             logits.append(logits_NK.detach().float())
             loss += mean.detach()
         return torch.cat(logits), loss
 
-    def _loss(self, logits_NK: Tensor, targets: Targets) -> Tensor:
+    def _loss(self, logits_NK: Tensor, targets: Targets, taught_NK: Tensor | None) -> Tensor:
         smoothing = self.config.label_smoothing
-        return cross_entropy(logits_NK, targets, smoothing, self.loss_weights_K)
+        loss = cross_entropy(logits_NK, targets, smoothing, self.loss_weights_K)
+        if self.teacher is None or taught_NK is None:
+            return loss
+        return self.teacher.loss(logits_NK, taught_NK, loss)
 
     def _set_lr(self, step: int) -> None:
         steps = self.config.epochs * self.steps_per_epoch

@@ -22,6 +22,7 @@ from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, EpochEnd, fit
 from raysearch.train.memory import is_out_of_memory, remedy
 from raysearch.train.start import read_start
+from raysearch.train.teaching import Teacher
 from raysearch.train.trial import Execution, Origin, TrialFolder, make_record
 
 METRICS = (
@@ -47,9 +48,10 @@ def run_trial(
     report: Callable[[dict[str, float]], None] = lambda metrics: None,
     workers: Workers | None = None,
     accumulate: int = 1,
+    teacher: Teacher | None = None,
 ) -> str:
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
-    "completed", "diverged", "out_of_memory".
+    "completed", "diverged", "out_of_memory". ``teacher`` is that of `fit`.
 
     ``report`` gets the epoch's metrics, and under ``epochs`` how many there will be in all, once
     everything about the epoch is on disk; epochs that an earlier process already finished are not
@@ -61,9 +63,8 @@ def run_trial(
     workers = workers or Workers()
     files = TrialFolder(folder)
     parts = max(accumulate, recorded_parts(files, config))
-    run = functools.partial(
-        _run_once, files, trial, config, dataset, device=device, report=report, workers=workers
-    )
+    options = {"device": device, "report": report, "workers": workers, "teacher": teacher}
+    run = functools.partial(_run_once, files, trial, config, dataset, **options)
     status = run(parts, may_retry=parts == 1)
     if status == "out_of_memory" and parts == 1:
         status = run(2, may_retry=False)
@@ -81,6 +82,7 @@ def _run_once(
     device: torch.device,
     report: Callable[[dict[str, float]], None],
     workers: Workers,
+    teacher: Teacher | None,
 ) -> str:
     state = load_state(files.checkpoint)
     recorder = Recorder(files, dataset, config.epochs, workers)
@@ -95,7 +97,7 @@ def _run_once(
         start = read_start(config) if state is None else None
         execution = Execution(workers.count, torch.get_num_threads(), parts, device_name(device))
         recorder.describe(trial, config, start, execution)
-        options = {"workers": workers, "accumulate": parts, "start": start}
+        options = {"workers": workers, "accumulate": parts, "start": start, "teacher": teacher}
         fit(config, dataset, on_epoch, state, device=device, **options)
         return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:

@@ -14,6 +14,7 @@ from raysearch.models.registry import check_model
 from raysearch.models.weights import Weights
 from raysearch.train.runner import read_metrics, run_trial
 from raysearch.train.start import POINTLESS, fit_start, is_configuration, is_pointless
+from raysearch.train.teaching import Teacher
 from raysearch.train.trial import TrialFolder
 
 
@@ -24,9 +25,10 @@ def train_one(
     device: torch.device,
     console: Console,
     accumulate: int = 1,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """Train ``config`` on the shards in ``data``, or go on with it where ``folder`` holds it.
-    ``accumulate`` is that of `run_trial`.
+    ``accumulate`` and ``teacher`` are those of `run_trial`.
 
     A configuration file that it begins from (``init_from``) is trained first, into ``folder/init``.
 
@@ -54,9 +56,8 @@ def train_one(
             soft_wrap=True,
         )
 
-    status = run_trial(
-        folder, 0, config, dataset, device=device, report=show, accumulate=accumulate
-    )
+    options = {"device": device, "accumulate": accumulate, "teacher": teacher}
+    status = run_trial(folder, 0, config, dataset, report=show, **options)
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")
     if stopped := files.read_status().get("stopped"):

@@ -100,7 +100,7 @@ def test_built_ensemble_is_exported_and_reported(run, objective):
     values = report.to_json()
     assert list(values) == [
         "objective", "members", "validation", "nested", "best_single", "baselines", "cost",
-        "front", "trajectory", "seconds", "skipped",
+        "front", "trajectory", "seconds", "skipped", "refit",
     ]  # fmt: skip
     assert sum(member["weight"] for member in values["members"]) == pytest.approx(1)
     assert sorted(values["baselines"]) == ["hard_vote", "mean", "top_k", "weighted_mean"]
