@@ -188,7 +188,7 @@ class Training:
             for step, (images_NCHW, labels_N) in enumerate(batches):
                 self._set_lr((epoch - 1) * self.steps_per_epoch + step)
                 taught_NK = self.teacher and self.teacher.of(row_batches[step])
-                totals += self._step(images_NCHW, labels_N, taught_NK, draws)
+                totals += self._step(images_NCHW, labels_N, draws, taught_NK)
                 if step % _CHECK_STEPS == _CHECK_STEPS - 1:
                     # The sum over workers, so that they break off together.
                     if not self.workers.sum(totals.clone())[0].isfinite():
@@ -200,8 +200,8 @@ class Training:
         self,
         images_NCHW: Tensor,
         labels_N: Tensor,
-        taught_NK: Tensor | None,
         draws: torch.Generator,
+        taught_NK: Tensor | None = None,
     ) -> Tensor:
         """One optimizer step; returns [summed loss, correct, images]."""
         config = self.config
