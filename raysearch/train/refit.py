@@ -16,6 +16,7 @@ from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.device import device_name
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, Training
+from raysearch.train.memory import is_out_of_memory
 from raysearch.train.runner import read_metrics
 from raysearch.train.start import read_start
 from raysearch.train.trial import Execution, TrialFolder, TrialRecord
@@ -35,7 +36,7 @@ def refit_trial(
 
     The learning rate is that of the trial's whole length, so that it ends where the trial's was in
     that epoch. One that was broken off is gone on with; one that is whole is left as it is.
-    Returns its record. Raises `RunError` where it diverges.
+    Returns its record. Raises `RunError` where it diverges or does not fit into memory.
     """
     files, record = TrialFolder(folder), original.read_record()
     parts = record.execution.accumulate
@@ -61,10 +62,13 @@ def refit_trial(
     while training.epoch < epochs:
         try:
             training.run_epoch()
-        except Diverged as error:
-            files.write_status("diverged", training.epoch, str(error))
+        except (Diverged, RuntimeError, MemoryError) as error:
+            status = "diverged" if isinstance(error, Diverged) else "out_of_memory"
+            if status == "out_of_memory" and not is_out_of_memory(error):
+                raise
+            files.write_status(status, training.epoch, str(error))
             raise RunError(
-                f"Trial {record.trial} diverged when it was trained again: {error} "
+                f"Trial {record.trial} ended as {status} when it was trained again: {error} "
                 "Select without it, or leave out --refit."
             ) from None
         training.losses = losses[: training.epoch]

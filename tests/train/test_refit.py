@@ -105,13 +105,20 @@ def test_a_broken_off_refit_goes_on_and_a_whole_one_is_kept(tmp_path, dataset):
     assert epochs == [2, 3, 1, 2, 1, 2]
 
 
-def test_a_refit_that_diverges_says_so(tmp_path, dataset, monkeypatch):
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (refit.Diverged("The training loss is nan in epoch 1."), "diverged"),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out_of_memory"),
+    ],
+)
+def test_a_refit_that_fails_says_how(tmp_path, dataset, monkeypatch, error, status):
     original = trained(tmp_path / "trial", dataset)
 
-    def diverge(training):
-        raise refit.Diverged("The training loss is nan in epoch 1; try a lower lr.")
+    def fail(training):
+        raise error
 
-    monkeypatch.setattr(refit.Training, "run_epoch", diverge)
-    with pytest.raises(RunError, match="Trial 7 diverged .* leave out --refit"):
+    monkeypatch.setattr(refit.Training, "run_epoch", fail)
+    with pytest.raises(RunError, match=f"Trial 7 ended as {status} .* leave out --refit"):
         refit_trial(tmp_path / "refit", original, 2, dataset, device=CPU)
-    assert TrialFolder(tmp_path / "refit").read_status()["status"] == "diverged"
+    assert TrialFolder(tmp_path / "refit").read_status()["status"] == status
