@@ -11,7 +11,7 @@ import yaml
 from raysearch.errors import ConfigError, InputError
 from raysearch.files import atomic_folder, write_text
 from raysearch.pipeline import Limits, Prepared, prepare
-from raysearch.runfolder import read_run, start_run
+from raysearch.runfolder import read_search, start_run
 from raysearch.space import SearchSpace, load_space
 from raysearch.train.start import check_starts
 from raysearch.train.trial import trial_folders
@@ -26,7 +26,7 @@ def same_again(
     run: Path, space: SearchSpace, data: str | None, limits: Limits, seed: int | None
 ) -> str:
     """How what is asked for differs from ``run``, or "" where it is the same search again."""
-    description = read_run(run)
+    description = read_search(run)
     asked = space.search.seed if seed is None else seed
     given = description["data_source"] == "given"
     if own_space(run, description).diff(space):
@@ -51,7 +51,7 @@ def resume(
     """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
     ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
     budget counts for this time alone. ``data`` is where the images are now, if they moved."""
-    description = read_run(run)
+    description = read_search(run)
     space = own_space(run, description)
     raised = {name: value for name, value in raised.items() if value is not None}
     limits = replace(Limits(**description["limits"]), **raised)
@@ -79,7 +79,7 @@ def change_space(run: Path, given: str, name: str | None) -> Path:
     """
     from raysearch.search.newstudy import import_trials
 
-    description, space = read_run(run), load_space(given)
+    description, space = read_search(run), load_space(given)
     changes = own_space(run, description).diff(space)
     if not changes:
         return run

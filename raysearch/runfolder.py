@@ -63,6 +63,18 @@ def read_run(run: Path) -> dict[str, Any]:
         ) from None
 
 
+def read_search(run: Path) -> dict[str, Any]:
+    """`read_run` of a search; raises `ArtifactError` for a student's run too, which has no search
+    to go on with and no trial that could be repeated without its teacher."""
+    description = read_run(run)
+    if "teacher" in description:
+        raise ArtifactError(
+            f"{run} was made by `raysearch distill`: the same command goes on with it, or makes it "
+            f"again in another folder. It was: {description.get('command')}"
+        )
+    return description
+
+
 def versions() -> dict[str, str]:
     names = ("torch", "ray", "optuna", "timm", "pyarrow", "numpy")
     found = {"raysearch": __version__, "python": platform.python_version()}

@@ -74,13 +74,13 @@ def _repeat(
     run: Path, trial: int | None, data: str | None, out: Path | None, changes: dict[str, int]
 ) -> dict[str, Any]:
     from raysearch.pipeline import resolve_data
-    from raysearch.runfolder import read_run
+    from raysearch.runfolder import read_search
     from raysearch.train.device import default_device
     from raysearch.train.repeat import repeat_trial
     from raysearch.train.trial import TrialFolder
 
     run = run.resolve()
-    description = read_run(run)
+    description = read_search(run)
     if trial is None:
         raise ConfigError(f"{run} is a run: --trial N says which of its trials to repeat.")
     if changes:

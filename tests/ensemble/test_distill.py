@@ -14,8 +14,10 @@ from raysearch.ensemble.artifact import load_artifact
 from raysearch.ensemble.build import build_ensemble
 from raysearch.ensemble.distill import prepare
 from raysearch.ensemble.predictor import Predictor
-from raysearch.errors import ConfigError, InputError
+from raysearch.errors import ArtifactError, ConfigError, InputError
 from raysearch.probabilities import read_probabilities
+from raysearch.report.page import write_report
+from raysearch.resuming import resume
 
 STUDENT = "model: {name: mlp, hidden: [8]}\nimage_size: 12\nepochs: 6\nlr: 0.02\nbatch_size: 32\n"
 
@@ -61,6 +63,9 @@ def test_an_ensemble_becomes_one_network_with_scores_of_its_own(run, tmp_path):
     again = invoke(run, "--config", config, "--out", out)
     assert again.exit_code == 0 and "student" in again.stdout and "teacher" in again.stdout
     assert "asking the ensemble" not in again.output
+    with pytest.raises(ArtifactError, match="made by `raysearch distill`"):
+        resume(out)
+    write_report(out)
 
 
 def test_without_a_configuration_the_student_is_as_the_heaviest_member(run):
