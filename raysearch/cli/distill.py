@@ -9,7 +9,8 @@ import typer
 from raysearch.cli.common import JsonOption
 
 Source = Annotated[
-    Path, typer.Argument(metavar="RUN|ARTIFACT", help="A run, or an exported ensemble.")
+    str,
+    typer.Argument(metavar="RUN|ARTIFACT", help="Folder or URI of a run, or an ensemble's folder."),
 ]
 Config = Annotated[
     Path | None,
@@ -47,12 +48,16 @@ def distill(
     from raysearch.configfile import load_train_config
     from raysearch.ensemble import distill as distilling
     from raysearch.space import resolve_config
+    from raysearch.storage.locations import is_uri
+    from raysearch.storage.runs import open_place
     from raysearch.train.device import default_device
 
     train = load_train_config(resolve_config(config)) if config else None
-    lesson = distilling.prepare(source, data, train, epochs)
+    path = open_place(source).path if is_uri(source) else Path(source).resolve()
+    lesson = distilling.prepare(path, data, train, epochs)
     lesson = replace(lesson, temperature=temperature, share=share)
-    folder = out or source.resolve().with_name(f"{source.resolve().name}-distilled")
+    beside = Path("results") if is_uri(source) else path.parent
+    folder = out or beside / f"{path.name}-distilled"
     console = Console(stderr=True)
     report, teacher = distilling.distill(lesson, folder, default_device(), console)
     if as_json:

@@ -51,8 +51,9 @@ class SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
     def _remember(self, mean_C: Tensor, variance_C: Tensor, count: Tensor) -> None:
         self.num_batches_tracked += 1
         unbiased_C = variance_C * count / (count - 1).clamp(min=1)
-        self.running_mean.lerp_(mean_C, self.momentum)
-        self.running_var.lerp_(unbiased_C, self.momentum)
+        momentum = self.momentum or 1 / int(self.num_batches_tracked)  # None: a plain mean
+        self.running_mean.lerp_(mean_C, momentum)
+        self.running_var.lerp_(unbiased_C, momentum)
 
 
 def share_statistics(network: nn.Module) -> None:

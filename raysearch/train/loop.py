@@ -3,7 +3,7 @@
 The whole set lives on the device as uint8, or is fed to it (`raysearch.data.feeding`). A step
 gathers a batch by index, augments it on the device image by image, and trains in channels_last
 under bf16 autocast where the hardware gains from it. The moving average of the weights is what is
-evaluated, so that a run stopped early is still worth something.
+evaluated, with statistics of its own, so that a run stopped early is still worth something.
 
 Every epoch draws from generators of its own, seeded by (seed, epoch, rank): a run continued from
 a checkpoint repeats the uninterrupted one.
@@ -40,6 +40,7 @@ from raysearch.train.penalty import Penalty
 from raysearch.train.schedule import learning_rate, stands_still
 from raysearch.train.seeding import mixed_seed, seeded
 from raysearch.train.start import fit_start, read_start
+from raysearch.train.statistics import renew_statistics
 from raysearch.train.targets import Targets, cross_entropy, part_of, split_evenly
 from raysearch.train.teaching import Teacher
 
@@ -66,11 +67,11 @@ def fit(
     for the same steps, but for BatchNorm, whose statistics are each part's own.
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
     begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
-    where they were read already. With a ``teacher``, its probabilities are learned from too.
-    An exception that ``report`` raises ends the run. Raises
-    `Diverged` when a loss is not finite, `ConfigError` where a batch has fewer images than there
-    are workers, the network cannot be trained so or the weights to begin with do not fit,
-    `DataError` where a class without images is to be balanced.
+    where they were read already. With a ``teacher``, its probabilities are learned from too. An
+    exception that ``report`` raises ends the run. Raises `Diverged` when a loss is not finite,
+    `ConfigError` where a batch has fewer images than there are workers, the network cannot be
+    trained so or the weights to begin with do not fit, `DataError` where a class without images is
+    to be balanced.
     """
     workers = workers or Workers()
     training = Training(config, dataset, torch.device(device), workers, accumulate, teacher)
@@ -146,8 +147,11 @@ class Training:
         begin = time.perf_counter()
         with seeded(self.config.seed, epoch, self.workers.rank):
             loss, accuracy, images = self._train(epoch)
-        self.workers.align_buffers(self.network, self.average.network)
         train_seconds = time.perf_counter() - begin
+        renew_statistics(self, self.average.network)
+        if epoch == self.config.epochs:  # the network itself will be a candidate
+            renew_statistics(self, self.network)
+        self.workers.align_buffers(self.network, self.average.network)
         if not math.isfinite(loss):
             raise Diverged(f"The training loss is {loss} in epoch {epoch}; try a lower lr.")
         probs_VK = self.validation_probs(self.average.network, mirror=False)
@@ -174,7 +178,6 @@ class Training:
         is not finite ends it soon."""
         config, train = self.config, self.dataset.train
         train_mode(self.network)
-        batch_size = self.batch_size
         order = torch.Generator().manual_seed(mixed_seed(config.seed, epoch, 0))
         draws = torch.Generator(self.device).manual_seed(mixed_seed(config.seed, epoch, 1))
         if self.workers.count > 1:
@@ -182,8 +185,8 @@ class Training:
             self.own_draws = torch.Generator(self.device).manual_seed(own)
         drawn_N = self.epoch_rows.draw(order)
         totals = torch.zeros(3, dtype=torch.float64, device=self.device)
-        starts = range(0, self.steps_per_epoch * batch_size, batch_size)
-        row_batches = [self.workers.share(drawn_N[s : s + batch_size]) for s in starts]
+        starts = range(0, self.steps_per_epoch * self.batch_size, self.batch_size)
+        row_batches = [self.workers.share(drawn_N[s : s + self.batch_size]) for s in starts]
         with train.batches(row_batches) as batches:
             for step, (images_NCHW, labels_N) in enumerate(batches):
                 self._set_lr((epoch - 1) * self.steps_per_epoch + step)
@@ -204,8 +207,7 @@ class Training:
         taught_NK: Tensor | None = None,
     ) -> Tensor:
         """One optimizer step; returns [summed loss, correct, images]."""
-        config = self.config
-        x = self.preprocess.resize(images_NCHW)
+        config, x = self.config, self.preprocess.resize(images_NCHW)
         if self.workers.count == 1:
             x = augment(x, config.augment, draws)
         else:
