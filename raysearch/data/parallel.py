@@ -2,12 +2,13 @@
 
 import fcntl
 import multiprocessing
+import os
+import pickle
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from os import cpu_count
 from typing import TypeVar
 
 from raysearch.errors import DataError
@@ -19,7 +20,7 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    workers: int = min(8, cpu_count() or 1),
+    workers: int = min(8, os.cpu_count() or 1),
 ) -> Iterator[Result]:
     """``map(function, items)`` on threads, with at most two results a thread waiting at a time.
 
@@ -47,7 +48,7 @@ def in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     """
     items = list(items)
     context = multiprocessing.get_context("fork")
-    workers = min(8, cpu_count() or 1, len(items))
+    workers = min(8, os.cpu_count() or 1, len(items))
     readers: list[Connection] = []
     processes = []
     try:
@@ -82,16 +83,39 @@ def _send_all(
         reader.close()
     try:
         for item in items:
-            writer.send((function(item), None))
+            _send(writer, (function(item), None))
     except BrokenPipeError:
         pass
     except Exception as error:
-        writer.send((None, error))
+        _send(writer, (None, error))
+
+
+def _send(writer: Connection, value: object) -> None:
+    """Arrays go through the pipe as they lie in memory, behind what else ``value`` holds."""
+    buffers: list[pickle.PickleBuffer] = []
+    rest = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    views = [buffer.raw() for buffer in buffers]
+    writer.send((rest, [view.nbytes for view in views]))
+    for view in views:
+        while view:
+            view = view[os.write(writer.fileno(), view) :]
+
+
+def _read(reader: Connection, size: int) -> bytearray:
+    data = bytearray(size)
+    missing = memoryview(data)
+    while missing:
+        got = os.readv(reader.fileno(), [missing])
+        if not got:
+            raise EOFError
+        missing = missing[got:]
+    return data
 
 
 def _receive(reader: Connection) -> Result:
     try:
-        result, error = reader.recv()
+        rest, sizes = reader.recv()
+        result, error = pickle.loads(rest, buffers=[_read(reader, size) for size in sizes])
     except (EOFError, ConnectionError):
         raise DataError(
             "A process that read the table was killed, perhaps for want of memory. Import again."

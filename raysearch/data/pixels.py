@@ -22,52 +22,56 @@ def parse_pixels(texts: Sequence[bytes], side: int) -> tuple[np.ndarray, dict[in
     A good row is exactly side * side integers from 0 to 255 between blanks.
     """
     count = side * side
-    parts = [np.empty(0, np.uint8)]
+    good = np.empty((len(texts), count), np.uint8)
+    filled = 0
     bad = {}
     for start in range(0, len(texts), ROWS_AT_ONCE):
         chunk = texts[start : start + ROWS_AT_ONCE]
-        values = _parse_plain(chunk, count)
-        if values is not None:
-            parts.append(values)
+        if _parse_plain(chunk, good[filled : filled + len(chunk)]):
+            filled += len(chunk)
             continue
         for row, text in enumerate(chunk, start):
             try:
-                parts.append(_parse_carefully(text, count))
+                good[filled] = _parse_carefully(text, count)
+                filled += 1
             except BadRow as error:
                 bad[row] = str(error)
-    return np.concatenate(parts).reshape(-1, side, side), bad
+    return good[:filled].reshape(-1, side, side), bad
 
 
-def _parse_plain(texts: Sequence[bytes], count: int) -> np.ndarray | None:
-    """The numbers of rows of ``count`` each between spaces; None if anything is amiss.
+def _parse_plain(texts: Sequence[bytes], out: np.ndarray) -> bool:
+    """Fill ``out`` (uint8 [rows, count]) with the numbers between spaces of each row; False if
+    anything is amiss.
 
     Arrays are aligned so that position i is the i-th byte of the rows joined by spaces.
     """
-    text = np.frombuffer(b"   " + b" ".join(texts) + b" ", np.uint8)
+    count = out.shape[1]
+    text = np.frombuffer(b" ".join([b"  ", *texts, b""]), np.uint8)
     is_digit = text > 47
     is_space = text == 32
     if text.max() > 57 or not (is_digit | is_space).all():
-        return None
+        return False
     one, digit = is_digit.view(np.uint8), text & np.uint8(15)  # a space's digit is 0
     three_digits = one[1:-3] & one[2:-2]
     three_digits &= one[3:-1]
     value = digit[1:-3] * three_digits
     four_digits = three_digits & one[:-4]
     if value.max() > 2 or four_digits.any():
-        return None
+        return False
     below_hundred = digit[2:-2] * np.uint8(10)
     below_hundred += digit[3:-1]
     value *= np.uint8(100)
     value += below_hundred
     if (value < below_hundred).any():  # 256 to 299 wrapped around
-        return None
+        return False
     last = np.flatnonzero(is_digit[3:-1] & is_space[4:])
     ends = np.cumsum([len(row) + 1 for row in texts])
     if len(last) != count * len(texts) or (last[count - 1 :: count] >= ends).any():
-        return None
+        return False
     if (last[count::count] < ends[:-1]).any():
-        return None
-    return value.take(last, mode="clip")  # clip only saves a check
+        return False
+    value.take(last, mode="clip", out=out.reshape(-1))  # clip only saves a check
+    return True
 
 
 def _parse_carefully(text: bytes, count: int) -> np.ndarray:

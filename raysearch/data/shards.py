@@ -136,8 +136,8 @@ def write_shards(
         digests_N16 = digests_of(images_NCHW)
     shape = list(images_NCHW.shape[1:])
     size = rows_per_shard or max(1, SHARD_BYTES // int(np.prod(shape)))
-    splits = {}
-    with ThreadPoolExecutor() as hashing:
+    splits, synced = {}, []
+    with ThreadPoolExecutor() as finishing:
         for name in SPLITS:
             rows = np.asarray(rows_of.get(name, ()), dtype=np.int64)
             shards = []
@@ -147,9 +147,11 @@ def write_shards(
                 names = [sources[row] for row in part]
                 images = images_NCHW[_slice_or_rows(part)]
                 write_batch(path, images, labels_N[part], names, digests_N16[part])
-                shards.append(hashing.submit(_shard_entry, path, len(part)))
-                sync(path)  # while it is hashed
+                synced.append(finishing.submit(sync, path))  # while the next one is written
+                shards.append(finishing.submit(_shard_entry, path, len(part)))
             splits[name] = _split_entry(classes, labels_N[rows], digests_N16[rows], shards)
+    for done in synced:
+        done.result()
     for entry in splits.values():
         entry["shards"] = [shard.result() for shard in entry["shards"]]
     manifest = {

@@ -1,6 +1,7 @@
 """FER2013's CSV: ``emotion,pixels[,Usage]`` in any column order, a row an image."""
 
 import mmap
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -82,13 +83,9 @@ class TableReader:
 
     def read(self, shape: tuple[int, int, int]) -> Iterator[Batch]:
         if self._plain:
-            with self._opened() as file:
-                table = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            edges = [_next_line(table, place) for place in range(0, len(table) + BLOCK, BLOCK)]
-            parsed = in_processes(lambda ends: self._parse(table, *ends, shape), pairwise(edges))
+            parsed = self._parsed_in_processes(shape)
         else:
-            blocks = self._blocks()
-            parsed = in_order(lambda block: self._parse(block, 0, len(block), shape), blocks)
+            parsed = in_order(lambda block: self._parse(block, shape), self._blocks())
         number = 2
         for batch, lines in parsed:
             yield self._placed(batch, number)
@@ -104,6 +101,18 @@ class TableReader:
                 f"{self.title} cannot be read to its end ({error}). Copy or download it again."
             ) from None
 
+    def _parsed_in_processes(self, shape: tuple[int, int, int]) -> Iterator[tuple[Batch, int]]:
+        with self._opened() as file:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as table:
+                places = range(0, len(table) + BLOCK, BLOCK)
+                edges = [_next_line(table, place) for place in places]
+
+            def parse(ends: tuple[int, int]) -> tuple[Batch, int]:
+                # Read, not mapped: a copy costs less than the page faults.
+                return self._parse(os.pread(file.fileno(), ends[1] - ends[0], ends[0]), shape)
+
+            yield from in_processes(parse, pairwise(edges))
+
     def _blocks(self) -> Iterator[bytes]:
         """All lines but the first, whole, in blocks of about ``BLOCK`` bytes.
 
@@ -114,16 +123,14 @@ class TableReader:
             while block := file.read(BLOCK) + file.readline(LINE):
                 yield block
 
-    def _parse(
-        self, text: bytes | mmap.mmap, start: int, stop: int, shape: tuple[int, int, int]
-    ) -> tuple[Batch, int]:
-        """The rows of ``text[start:stop]``, with their lines within it as sources, and how many
-        lines end in it."""
+    def _parse(self, text: bytes, shape: tuple[int, int, int]) -> tuple[Batch, int]:
+        """The rows of ``text``, with their lines within it as sources, and how many lines end
+        in it."""
         pixels, labels, splits, sources, rejected = [], [], [], [], []
-        line = 0
-        while start < stop:
-            end = text.find(b"\n", start, stop)
-            end = stop if end < 0 else end
+        line = start = 0
+        while start < len(text):
+            end = text.find(b"\n", start)
+            end = len(text) if end < 0 else end
             try:
                 label, numbers, split = _fields(text, start, end, self._columns)
             except BadRow as error:
@@ -134,7 +141,7 @@ class TableReader:
                 labels.append(label)
                 splits.append(split)
                 sources.append(line)
-            line += end < stop
+            line += end < len(text)
             start = end + 1
         images, bad = parse_pixels(pixels, self._side)
         if bad:
@@ -157,9 +164,7 @@ def _next_line(table: mmap.mmap, place: int) -> int:
     return len(table) if end < 0 else end + 1
 
 
-def _fields(
-    text: bytes | mmap.mmap, start: int, stop: int, columns: Columns
-) -> tuple[str, bytes, str]:
+def _fields(text: bytes, start: int, stop: int, columns: Columns) -> tuple[str, bytes, str]:
     """Class, pixel text and split ("" without a Usage column) of one row. Raises `BadRow`."""
     if stop - start > LINE:
         raise BadRow(f"a line of {stop - start:,} bytes")
