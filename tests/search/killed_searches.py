@@ -37,6 +37,7 @@ from raysearch.space import SearchSpace, load_space
 from raysearch.train.trial import TrialFolder
 
 CPU = torch.device("cpu")
+SYNC, REPLACE = files.sync, os.replace
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl(2)
 MODES = ("before", "torn", "after")
 WRITES = {"search": 40, "trial": 42}
@@ -49,7 +50,7 @@ SECONDS = {"search": 0.5, "trial": 0.1}
 def main(folder: Path, data: Path, space: SearchSpace, kills: int, seed: int) -> None:
     torch.set_num_threads(1)
     ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1)
-    cached_dataset(str(data), "cpu", None, "device", 0.5)
+    cached_dataset(str(data), "cpu", None, "auto", 0.5)
     live(functools.partial(search, folder / "whole", data, space))
     draws, log = draw_kills(seed), folder / "kills.txt"
     log.touch()
@@ -114,8 +115,8 @@ def search(
     run: Path, data: Path, space: SearchSpace, kill: dict[str, Any] | None, log: Path | None
 ) -> None:
     run.mkdir(exist_ok=True)
-    arm = functools.partial(arm_kill, kill or {}, log)
-    arm("search")
+    kill = kill or {}
+    arm_kill(kill, log, "search")
     with locked(run):
         files.remove_stale(run)
         study = open_study(run / "study.log")
@@ -132,19 +133,24 @@ def search(
             payload = searcher.suggest(trial_id)
             if payload == Searcher.FINISHED:
                 return
-            about = {"run": str(run), "data": str(data), "threads": 1, "memory_share": 0.5}
-            run_trial(searcher, trial_id, about | payload, arm)
+            about = {"run": str(run), "data": str(data), "uri": None, "shipped": None}
+            about |= {"threads": 1, "memory_share": 0.5}
+            run_trial(searcher, trial_id, about | payload, kill, log)
 
 
 def run_trial(
-    searcher: StudySearcher, trial_id: str, payload: dict[str, Any], arm: Callable[[str], None]
+    searcher: StudySearcher,
+    trial_id: str,
+    payload: dict[str, Any],
+    kill: dict[str, Any],
+    log: Path | None,
 ) -> None:
     """As Tune does: every second trial is stopped after its second epoch, and a process that dies
     is started anew."""
     files_of_trial = TrialFolder(Path(payload["run"]) / "trials" / f"{payload['trial']:04d}")
     last = None
     while last is None or last["epoch"] < last["epochs"]:
-        process, results = start_trial(payload, arm)
+        process, results = start_trial(payload, kill, log)
         for result in results:
             last = result
             if result["epoch"] >= 2 and payload["trial"] % 2:
@@ -156,14 +162,15 @@ def run_trial(
             searcher.on_trial_result(trial_id, result)
         code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
         assert code in (0, -signal.SIGKILL), code
-        arm = lambda who: None  # noqa: E731 - one kill a life
+        if code:
+            kill.clear()  # one is enough in a life
     searcher.on_trial_complete(trial_id, last)
     if files_of_trial.read_status()["status"] != "completed":
         files_of_trial.write_status("completed", int(last["epoch"]))
 
 
 def start_trial(
-    payload: dict[str, Any], arm: Callable[[str], None]
+    payload: dict[str, Any], kill: dict[str, Any], log: Path | None
 ) -> tuple[int, Iterator[dict[str, Any]]]:
     reading, writing = os.pipe()
     parent = os.getpid()
@@ -172,7 +179,8 @@ def start_trial(
         ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        arm("trial")
+        files.sync, os.replace = SYNC, REPLACE
+        arm_kill(kill, log, "trial")
         run_payload(payload, CPU, lambda r: os.write(writing, json.dumps(r).encode() + b"\n"))
         os._exit(0)
     os.close(writing)
