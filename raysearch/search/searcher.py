@@ -6,6 +6,7 @@ ledger: a trial that the scheduler stops is PRUNED with its last value, one that
 and one that is RUNNING when a search starts was interrupted and is handed out again.
 """
 
+import copy
 import logging
 import math
 import time
@@ -36,6 +37,8 @@ class StudySearcher(Searcher):
         outcome: the values of a finished trial by its number, for a study of several objectives,
             which takes no values epoch by epoch.
         saved: called when the study has a new trial, before that one is handed out.
+        curve: the epochs so far of a trial by its number, as they are in its folder: of those
+            that a killed process had written there and not reported.
     """
 
     def __init__(
@@ -49,14 +52,15 @@ class StudySearcher(Searcher):
         deadline: float | None = None,
         outcome: Callable[[int], list[float]] | None = None,
         saved: Callable[[], None] = lambda: None,
+        curve: Callable[[int], list[dict[str, float]]] = lambda number: [],
     ):
         super().__init__(metric=METRIC, mode="min")
         self.study, self.space = study, space
         self.trials, self.epochs, self.seed, self.deadline = trials, epochs, seed, deadline
-        self.outcome, self.saved = outcome, saved
+        self.outcome, self.saved, self.curve = outcome, saved, curve
         existing = study.get_trials(deepcopy=False)
-        if not existing:
-            for known in space.known_values:
+        if all(t.state == TrialState.WAITING for t in existing):  # none, or killed at this point
+            for known in space.known_values[len(existing) :]:
                 study.enqueue_trial(known)
         self.interrupted = deque(t for t in existing if t.state == TrialState.RUNNING)
         self.made = sum(t.state != TrialState.WAITING for t in existing)
@@ -64,38 +68,49 @@ class StudySearcher(Searcher):
         self.epoch_seconds: dict[str, float] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if self.interrupted:
-            return self._continue(trial_id, self.interrupted.popleft())
+        while self.interrupted:
+            frozen = self.interrupted.popleft()
+            if "train" in frozen.user_attrs:
+                self.running[trial_id] = optuna.Trial(self.study, frozen._trial_id)
+                config = TrainConfig.model_validate(frozen.user_attrs["train"])
+                return _payload(frozen.number, config)
+            self._take_sampler(frozen.number)
+            epochs = max(1, self._epochs_that_fit())
+            payload = self._propose(trial_id, _anew(self.study, frozen), epochs)
+            if payload:
+                return payload
         epochs = self._epochs_that_fit()
         if self.made >= self.trials or epochs < max(1, self.epochs / 2):
             return Searcher.FINISHED
         for _ in range(100):
-            # A sampler of its own for each trial: a search that was interrupted and goes on
-            # proposes what the uninterrupted one would have.
-            self.study.sampler = make_sampler(self.space.search.sampler, self.seed + self.made)
+            self._take_sampler(self.made)
             trial = self.study.ask()
             self.made += 1
-            values = self.space.propose(lambda dimension, t=trial: suggest_value(t, dimension))
-            try:
-                config = self.space.build(values, epochs=epochs, seed=self.seed + trial.number)
-            except ConfigError as error:
-                trial.set_user_attr("error", str(error))
-                self.study.tell(trial, state=TrialState.FAIL)
-                continue
-            trial.set_user_attr("train", config.model_dump(mode="json"))
-            self.running[trial_id] = trial
-            self.saved()
-            return _payload(trial.number, config)
+            payload = self._propose(trial_id, trial, epochs)
+            if payload:
+                return payload
         log.error("100 proposals in a row were not valid configurations: the search ends here")
         return Searcher.FINISHED
 
-    def _continue(self, trial_id: str, frozen: FrozenTrial) -> dict[str, Any] | None:
-        trial = optuna.Trial(self.study, frozen._trial_id)
-        if "train" not in frozen.user_attrs:  # killed between ask and the first thing it said
+    def _take_sampler(self, number: int) -> None:
+        """A sampler of its own for each trial: a search that was interrupted and goes on proposes
+        what the uninterrupted one would have."""
+        self.study.sampler = make_sampler(self.space.search.sampler, self.seed + number)
+
+    def _propose(self, trial_id: str, trial: optuna.Trial, epochs: int) -> dict[str, Any] | None:
+        """The payload of ``trial``; None, and the trial failed, where its values do not fit
+        together."""
+        values = self.space.propose(lambda dimension: suggest_value(trial, dimension))
+        try:
+            config = self.space.build(values, epochs=epochs, seed=self.seed + trial.number)
+        except ConfigError as error:
+            trial.set_user_attr("error", str(error))
             self.study.tell(trial, state=TrialState.FAIL)
             return None
+        trial.set_user_attr("train", config.model_dump(mode="json"))
         self.running[trial_id] = trial
-        return _payload(frozen.number, TrainConfig.model_validate(frozen.user_attrs["train"]))
+        self.saved()
+        return _payload(trial.number, config)
 
     def _epochs_that_fit(self) -> float:
         """Epochs of a whole trial that end before the deadline, at the median pace so far."""
@@ -117,9 +132,12 @@ class StudySearcher(Searcher):
         if self.outcome:
             return
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values
-        value, epoch = float(result[METRIC]), int(result["epoch"])
-        if math.isfinite(value) and epoch not in known:
-            trial.report(value, epoch)
+        last = int(result["epoch"])
+        rows = [] if len(known) >= last - 1 else self.curve(trial.number)
+        for row in [*rows, result]:
+            value, epoch = float(row[METRIC]), int(row["epoch"])
+            if math.isfinite(value) and epoch <= last and epoch not in known:
+                trial.report(value, epoch)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -150,6 +168,16 @@ class StudySearcher(Searcher):
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
+
+
+def _anew(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
+    """A trial whose proposal a kill cut short, to be proposed again from its first value on: what
+    a sampler draws depends on what it has drawn before."""
+    trial = optuna.Trial(study, frozen._trial_id)
+    empty = copy.deepcopy(frozen)
+    empty.params, empty.distributions = {}, {}
+    trial._cached_frozen_trial = empty
+    return trial
 
 
 def _payload(number: int, config: TrainConfig) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """The study: Optuna's journal and samplers, with every argument given. No Ray here."""
 
+import fcntl
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from raysearch.config import TrainConfig
-from raysearch.errors import ConfigError
+from raysearch.errors import ArtifactError, ConfigError
 from raysearch.space import Dimension, SearchSpace
 
 STUDY_NAME = "raysearch"
@@ -18,14 +20,62 @@ STUDY_NAME = "raysearch"
 
 def open_study(journal: Path, objectives: int = 1) -> optuna.Study:
     """The study in ``journal``, made where there is none, whose values are all to be small. Only
-    one process may write to it."""
+    one process may write to it.
+
+    Raises `ArtifactError` where the journal is damaged elsewhere than at its end.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    mend(journal)
+    backend = JournalFileBackend(str(journal), lock_obj=FileLock(journal))
+    try:
+        return _create(backend, objectives)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{journal} is damaged: a line of it cannot be read ({error}). Put back a copy of it, "
+            "or start a new run."
+        ) from None
+
+
+def _create(backend: JournalFileBackend, objectives: int) -> optuna.Study:
     return optuna.create_study(
         study_name=STUDY_NAME,
-        storage=JournalStorage(JournalFileBackend(str(journal))),
+        storage=JournalStorage(backend),
         directions=["minimize"] * objectives,
         load_if_exists=True,
     )
+
+
+def mend(journal: Path) -> None:
+    """Cut off a last line that was not written whole: the next one would be joined to it. Remove
+    what killed holders of Optuna's own lock left."""
+    for left in journal.parent.glob(f"{journal.name}.lock*"):
+        left.unlink(missing_ok=True)
+    if not journal.exists():
+        return
+    with open(journal, "rb+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        text = file.read()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            file.truncate(whole)
+            os.fsync(file.fileno())
+
+
+class FileLock:
+    """A lock on the journal that the system releases however its holder ends. Optuna's own, a
+    file, outlives a killed holder, and makes the next one wait for 30 seconds."""
+
+    def __init__(self, journal: Path):
+        self._journal = journal
+        self._held: IO[bytes] | None = None
+
+    def acquire(self) -> bool:
+        self._held = open(self._journal, "rb")
+        fcntl.flock(self._held, fcntl.LOCK_EX)
+        return True
+
+    def release(self) -> None:
+        self._held.close()
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

@@ -1,7 +1,9 @@
 """The search itself: Tune's event loop over our searcher, scheduler and executors."""
 
 import functools
+import hashlib
 import math
+import os
 import shutil
 import signal
 import tempfile
@@ -13,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.trial import TrialState
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from rich.console import Console
@@ -32,6 +36,12 @@ from raysearch.space import SearchSpace
 from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders, trial_name
+
+ENDS = {
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
 
 
 @dataclass(frozen=True)
@@ -65,8 +75,10 @@ def run_search(
     run = place.path
     two = "params" in space.search.objective
     fetch, send = Fetch(place.mirror), Send(place.mirror)
+    study = open_study(run / "study.log", objectives=len(space.search.objective))
+    settle(run, study)
     searcher = StudySearcher(
-        open_study(run / "study.log", objectives=len(space.search.objective)),
+        study,
         space,
         trials=plan.trials,
         epochs=plan.epochs,
@@ -74,13 +86,14 @@ def run_search(
         deadline=deadline,
         outcome=functools.partial(outcome, run) if two else None,
         saved=send.send_study,
+        curve=functools.partial(curve, run),
     )
     hangs = plan.trial_timeout if plan.executor == "inline" else None
     failures = Failures(hangs)  # `TrainTrial` sees to its own workers
     shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
     progress = Progress(run, shards, plan.trials, console, deadline, failures)
     retention = Retention(place, shards, plan.keep, plan.max_disk)
-    staging = tempfile.mkdtemp(prefix="raysearch-tune-")
+    staging = make_staging(run)
     payload = {
         "run": str(run),
         "uri": place.mirror.uri if place.mirror else None,
@@ -125,10 +138,36 @@ def run_search(
     return SearchEnd(dict(statuses), interrupt.is_set, aborted, time.monotonic() - begin)
 
 
+def make_staging(run: Path) -> str:
+    """An empty folder for what Tune writes, of which nothing is needed later; what a killed search
+    of this run left there is removed."""
+    name = hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:12]
+    staging = Path(tempfile.gettempdir()) / f"raysearch-tune-{os.getuid()}-{name}"
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(mode=0o700)
+    return str(staging)
+
+
+def settle(run: Path, study: optuna.Study) -> None:
+    """Write the status of trials whose end is in the study and not yet in their folder, because
+    the search was killed in between."""
+    for trial in study.get_trials(deepcopy=False, states=tuple(ENDS)):
+        folder = TrialFolder(run / trial_name(trial.number))
+        written = folder.read_status()
+        if folder.path.is_dir() and written["status"] in ("pending", "running", "interrupted"):
+            status = ENDS[trial.state]
+            error = "the search was killed before it said why" if status == "failed" else ""
+            folder.write_status(status, written["epochs"], error)
+
+
+def curve(run: Path, number: int) -> list[dict[str, float]]:
+    return read_metrics(TrialFolder(run / trial_name(number)).metrics)
+
+
 def outcome(run: Path, number: int) -> list[float]:
     """Lowest validation log loss and number of parameters of a trial."""
     folder = TrialFolder(run / trial_name(number))
-    losses = [row[METRIC] for row in read_metrics(folder.metrics)]
+    losses = [row[METRIC] for row in curve(run, number)]
     return [min(losses), float(folder.read_record().parameters)]
 
 

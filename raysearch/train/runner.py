@@ -11,7 +11,7 @@ import torch
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
-from raysearch.errors import InputError
+from raysearch.errors import ArtifactError, InputError
 from raysearch.files import write_text
 from raysearch.models.registry import build_model, count_parameters
 from raysearch.models.weights import Weights
@@ -23,7 +23,7 @@ from raysearch.train.loop import Diverged, EpochEnd, fit
 from raysearch.train.memory import is_out_of_memory, remedy
 from raysearch.train.start import read_start
 from raysearch.train.teaching import Teacher
-from raysearch.train.trial import Execution, Origin, TrialFolder, make_record
+from raysearch.train.trial import Execution, Origin, TrialFolder, TrialRecord, make_record
 
 METRICS = (
     "epoch",
@@ -86,6 +86,8 @@ def _run_once(
     teacher: Teacher | None,
 ) -> str:
     state = load_state(files.checkpoint)
+    if state and state["epoch"] > len(read_metrics(files.metrics)):
+        state = None  # which epoch was the best depends on all of them
     recorder = Recorder(files, dataset, config.epochs, workers)
     recorder.begin(state["epoch"] if state else 0)
 
@@ -163,8 +165,8 @@ class Recorder:
         """
         if not self.workers.leads:
             return
-        if self.rows and self.files.config.exists():
-            record = self.files.read_record()
+        record = self._recorded() if self.rows else None
+        if record:
             if record.execution != execution:
                 self.files.write_record(replace(record, execution=execution))
             return
@@ -175,6 +177,12 @@ class Recorder:
         origin = start and Origin(start.source, start.sha256)
         record = make_record(trial, config, self.dataset, parameters, execution, origin)
         self.files.write_record(record)
+
+    def _recorded(self) -> TrialRecord | None:
+        try:
+            return self.files.read_record()
+        except ArtifactError:  # missing or torn: it is written anew
+            return None
 
     def record(self, end: EpochEnd) -> None:
         row, training = end.metrics, end.training
@@ -242,12 +250,19 @@ class Recorder:
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:
-    """Rows of metrics.csv, ``epoch`` an int; none where the file is absent."""
+    """Rows of metrics.csv, ``epoch`` an int: those before the first that is damaged; none where
+    the file is absent."""
     if not path.exists():
         return []
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    return [row | {"epoch": int(row["epoch"])} for row in rows]
+    rows = []
+    with open(path, newline="", encoding="utf-8", errors="replace") as file:
+        for row in csv.DictReader(line for line in file if line.endswith("\n")):
+            try:
+                values = {key: float(value) for key, value in row.items()}
+                rows.append(values | {"epoch": int(values["epoch"])})
+            except (TypeError, ValueError, KeyError):
+                break
+    return rows
 
 
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> None:
