@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -182,8 +183,10 @@ def measure(address: str, folder: Path, nodes: int, trials: int, seconds: float)
 @contextmanager
 def fake_nodes(count: int, cpus: int) -> Iterator[str]:
     """Address of a Ray of a head without CPUs and ``count`` nodes, all on this machine."""
-    # Its ports are open to the network: they want a token. Ray reads this while it is imported.
+    # Its ports are open to the network, so they want a token; and nobody else on this machine is
+    # to find and join it. Ray reads both while it is imported.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="rs-")
     from ray.cluster_utils import Cluster
 
     common = {"object_store_memory": 100_000_000}
@@ -198,6 +201,7 @@ def fake_nodes(count: int, cpus: int) -> Iterator[str]:
         yield cluster.address
     finally:
         cluster.shutdown()
+        shutil.rmtree(os.environ.pop("RAY_TMPDIR"), ignore_errors=True)
 
 
 def measure_fake(args: argparse.Namespace) -> Iterator[dict[str, Any]]:

@@ -14,9 +14,10 @@ pytestmark = [pytest.mark.cluster, pytest.mark.chaos, pytest.mark.slow]
 CABLE_OUT = 100.0
 """Seconds: longer than Ray takes to notice by itself."""
 SOON = (
-    "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=3000 "
-    "RAY_health_check_failure_threshold=3 RAY_gcs_rpc_server_reconnect_timeout_s=15"
+    "RAY_health_check_period_ms=2000 RAY_health_check_timeout_ms=3000 "
+    "RAY_health_check_failure_threshold=4"
 )
+"""What the GCS does by itself is 3, 10 seconds, and 5."""
 
 
 def expect_nothing_lost(outcome):
@@ -123,10 +124,10 @@ def test_a_cable_is_out_where_ray_looks_more_often(lab, cluster, table):
         watch.wait_for({"head", "w1", "w2"})
 
     def then():
-        time.sleep(40)
+        time.sleep(60)
         lab.heal("w1")
 
     outcome = search_with_fault(sooner, "sooner", "w1", lambda: lab.cut("w1"), then)
-    table(f"a worker's cable is out for 40 s, {SOON}", outcome)
+    table(f"a worker's cable is out for 60 s, {SOON}", outcome)
     expect_nothing_lost(outcome)
-    assert outcome.dead < 30
+    assert outcome.dead < 40
