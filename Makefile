@@ -8,8 +8,9 @@ ARGS ?=
 run: .venv/.ready
 	.venv/bin/raysearch tune $(ARGS)
 
+# Two files at a time, each process with one thread: most tests wait for other processes.
 test: lint
-	.venv/bin/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 # Everything that can happen to a cluster, on machines made out of namespaces; needs root.
 test-cluster: .venv/.ready

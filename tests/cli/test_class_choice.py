@@ -50,7 +50,7 @@ def train(tmp_path: Path, data: Path, config: str):
     register(app)
     path = tmp_path / "config.yaml"
     path.write_text(config)
-    arguments = ["train", path, "--data", data, "--out", tmp_path / "out", "--json"]
+    arguments = [path, "--data", data, "--out", tmp_path / "out", "--json"]
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
