@@ -2,7 +2,7 @@
 PYTHON ?=
 ARGS ?=
 
-.PHONY: run test test-cluster lint setup
+.PHONY: run test test-cluster test-chaos lint setup
 
 # The whole way, from images to an ensemble, on faces drawn by the program itself.
 run: .venv/.ready
@@ -15,6 +15,12 @@ test: lint
 # Everything that can happen to a cluster, on machines made out of namespaces; needs root.
 test-cluster: .venv/.ready
 	.venv/bin/python -m pytest tests/cluster -m cluster $(ARGS)
+
+# Searches killed 200 times, and 20 times with all of Ray: about a quarter of an hour.
+test-chaos: .venv/.ready
+	RAYSEARCH_KILLS=200 RAYSEARCH_COMMAND_KILLS=20 .venv/bin/python -m pytest \
+		tests/search/test_kills.py tests/search/test_killed_commands.py tests/search/test_ledger.py \
+		-o timeout=3000 $(ARGS)
 
 lint: .venv/.ready
 	.venv/bin/ruff check .

@@ -179,6 +179,7 @@ def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console
             console=console,
             shipped=shipped,
         )
+    remove_stale(run)  # of trials that were stopped as they wrote
     searched = time.monotonic()
     ensemble = conclude(run, console)
     place.push()

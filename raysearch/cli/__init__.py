@@ -4,6 +4,7 @@ Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the work f
 2 the input cannot be used, 130 interrupted.
 """
 
+import errno
 import sys
 import warnings
 
@@ -58,12 +59,31 @@ def main() -> None:
     except RaysearchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:
+        words, code = _refused(error)
+        print(f"error: {words}", file=sys.stderr)
+        sys.exit(code)
     except ModuleNotFoundError as error:
         print(f"error: {_missing_package(error)}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+
+
+def _refused(error: OSError) -> tuple[str, int]:
+    """What to say, and the exit code, where the system refuses to write; raises ``error`` again
+    where it is something else."""
+    place = f": {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return (
+            f"The disk is full{place}. What is written is whole; free some space, and the same "
+            "command, or `raysearch resume` for a search, goes on.",
+            1,
+        )
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{error.strerror}{place}. Name a folder that you may write to, or allow it.", 2
+    raise error
 
 
 def _missing_package(error: ModuleNotFoundError) -> str:

@@ -29,6 +29,7 @@ class Failures(tune.Callback):
     def __init__(self, timeout: float | None):
         self.timeout = timeout
         self.heard: dict[str, float] = {}
+        self.reached: dict[str, int] = {}
         self.hung: set[str] = set()
         self.ends: dict[int, tuple[str, str]] = {}
 
@@ -40,8 +41,11 @@ class Failures(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_: Any):
         self.heard[trial.trial_id] = time.monotonic()
-        # Only losses in a row count: a long trial on machines that come and go must end.
-        trial.run_metadata.num_failures = 0
+        epoch = result.get("epoch", 0)
+        if epoch > self.reached.get(trial.trial_id, 0):
+            # Only losses in a row count: a long trial on machines that come and go must end.
+            self.reached[trial.trial_id] = epoch
+            trial.run_metadata.num_failures = 0
 
     def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
         if self.timeout is None:

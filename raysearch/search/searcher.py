@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 
 
 class StudySearcher(Searcher):
-    """Hands out ``{"trial": number, "train": TrainConfig as JSON}`` until ``trials`` were made.
+    """Hands out ``{"trial": number, "train": TrainConfig as JSON, "told": epochs}`` until
+    ``trials`` were made; of a trial that is gone on with, epochs after ``told`` are to be reported.
 
     Args:
         deadline: `time.monotonic` after which no epoch should run, or None. A trial that would
@@ -37,8 +38,6 @@ class StudySearcher(Searcher):
         outcome: the values of a finished trial by its number, for a study of several objectives,
             which takes no values epoch by epoch.
         saved: called when the study has a new trial, before that one is handed out.
-        curve: the epochs so far of a trial by its number, as they are in its folder: of those
-            that a killed process had written there and not reported.
     """
 
     def __init__(
@@ -52,12 +51,11 @@ class StudySearcher(Searcher):
         deadline: float | None = None,
         outcome: Callable[[int], list[float]] | None = None,
         saved: Callable[[], None] = lambda: None,
-        curve: Callable[[int], list[dict[str, float]]] = lambda number: [],
     ):
         super().__init__(metric=METRIC, mode="min")
         self.study, self.space = study, space
         self.trials, self.epochs, self.seed, self.deadline = trials, epochs, seed, deadline
-        self.outcome, self.saved, self.curve = outcome, saved, curve
+        self.outcome, self.saved = outcome, saved
         existing = study.get_trials(deepcopy=False)
         if all(t.state == TrialState.WAITING for t in existing):  # none, or killed at this point
             for known in space.known_values[len(existing) :]:
@@ -73,7 +71,9 @@ class StudySearcher(Searcher):
             if "train" in frozen.user_attrs:
                 self.running[trial_id] = optuna.Trial(self.study, frozen._trial_id)
                 config = TrainConfig.model_validate(frozen.user_attrs["train"])
-                return _payload(frozen.number, config)
+                # The last one is told once more: what was decided on it may not be written.
+                told = max(frozen.intermediate_values, default=1) - 1
+                return _payload(frozen.number, config, told)
             self._take_sampler(frozen.number)
             epochs = max(1, self._epochs_that_fit())
             payload = self._propose(trial_id, _anew(self.study, frozen), epochs)
@@ -132,12 +132,9 @@ class StudySearcher(Searcher):
         if self.outcome:
             return
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values
-        last = int(result["epoch"])
-        rows = [] if len(known) >= last - 1 else self.curve(trial.number)
-        for row in [*rows, result]:
-            value, epoch = float(row[METRIC]), int(row["epoch"])
-            if math.isfinite(value) and epoch <= last and epoch not in known:
-                trial.report(value, epoch)
+        value, epoch = float(result[METRIC]), int(result["epoch"])
+        if math.isfinite(value) and epoch not in known:
+            trial.report(value, epoch)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -180,5 +177,5 @@ def _anew(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
     return trial
 
 
-def _payload(number: int, config: TrainConfig) -> dict[str, Any]:
-    return {"trial": number, "train": config.model_dump(mode="json")}
+def _payload(number: int, config: TrainConfig, told: int = 0) -> dict[str, Any]:
+    return {"trial": number, "train": config.model_dump(mode="json"), "told": told}

@@ -160,7 +160,9 @@ class TrainTrial(tune.Trainable):
                     return self._failed(status, words)
             else:
                 if kind == "report":
-                    self.heard, self.last, self.lost = time.monotonic(), value, 0
+                    if value["epoch"] > self.last["epoch"]:
+                        self.lost = 0
+                    self.heard, self.last = time.monotonic(), value
                     return value
                 self.controller = value
 

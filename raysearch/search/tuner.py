@@ -86,7 +86,6 @@ def run_search(
         deadline=deadline,
         outcome=functools.partial(outcome, run) if two else None,
         saved=send.send_study,
-        curve=functools.partial(curve, run),
     )
     hangs = plan.trial_timeout if plan.executor == "inline" else None
     failures = Failures(hangs)  # `TrainTrial` sees to its own workers
@@ -160,14 +159,10 @@ def settle(run: Path, study: optuna.Study) -> None:
             folder.write_status(status, written["epochs"], error)
 
 
-def curve(run: Path, number: int) -> list[dict[str, float]]:
-    return read_metrics(TrialFolder(run / trial_name(number)).metrics)
-
-
 def outcome(run: Path, number: int) -> list[float]:
     """Lowest validation log loss and number of parameters of a trial."""
     folder = TrialFolder(run / trial_name(number))
-    losses = [row[METRIC] for row in curve(run, number)]
+    losses = [row[METRIC] for row in read_metrics(folder.metrics)]
     return [min(losses), float(folder.read_record().parameters)]
 
 

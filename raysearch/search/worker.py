@@ -81,7 +81,8 @@ def run_payload(
     payload: dict[str, Any], device: torch.device, report: Any, workers: Workers | None = None
 ) -> None:
     """Run ``{"trial", "train", "run", "uri", "data", "shipped", "threads", "memory_share"}`` and
-    report each epoch's metrics.
+    report each epoch's metrics, of those too that an earlier process finished after the first
+    ``told`` (0 where left out): it may have been killed before it said so.
 
     ``epochs`` in a report is how many the trial will have in all: in the last one, which may be
     an early one, it is ``epoch``. A run that failed reports once more, with its ``status`` and
@@ -90,8 +91,8 @@ def run_payload(
     """
     torch.set_num_threads(payload["threads"])
     config = TrainConfig.model_validate(payload["train"])
-    last = {"epoch": 0, "validation_log_loss": float("inf"), "seconds": 0.0}
     about = {"trial": payload["trial"], "epochs": config.epochs}
+    last = about | {"epoch": 0, "validation_log_loss": float("inf"), "seconds": 0.0}
     done = None
     try:
         with trial_site(payload, workers.rank if workers else 0) as site:
@@ -104,10 +105,11 @@ def run_payload(
             dataset = trial_dataset(payload, config, device)
             parts = payload.get("accumulate", 1)
             options = {"report": on_epoch, "workers": workers, "accumulate": parts}
+            options["told"] = payload.get("told", 0)
             number = payload["trial"]
             status = run_trial(site.folder, number, config, dataset, device=device, **options)
             error = TrialFolder(site.folder).read_status()["error"]
-            if status == "completed" and not last["epoch"]:
+            if status == "completed" and last["epoch"] < last["epochs"]:
                 done = finished_epoch(site.folder)
     except Exception as exception:
         if workers and workers.count > 1:

@@ -49,16 +49,18 @@ def run_trial(
     workers: Workers | None = None,
     accumulate: int = 1,
     teacher: Teacher | None = None,
+    told: int | None = None,
 ) -> str:
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
     "completed", "diverged", "out_of_memory". ``teacher`` is that of `fit`.
 
     ``report`` gets the epoch's metrics, and under ``epochs`` how many there will be in all, once
-    everything about the epoch is on disk; epochs that an earlier process already finished are not
-    reported again. A single worker that runs out of memory goes on once more, with each batch in
-    two parts (as does a later process in the same folder). Other exceptions pass through, as does
-    every one of several workers: the others wait, and only whoever started them can end them. The
-    folder then says "failed" with the message.
+    everything about the epoch is on disk; of epochs that an earlier process already finished,
+    those after the first ``told`` are reported again, none where it is None. A single worker that
+    runs out of memory goes on once more, with each batch in two parts (as does a later process in
+    the same folder). Other exceptions pass through, as does every one of several workers: the
+    others wait, and only whoever started them can end them. The folder then says "failed" with the
+    message.
     """
     keep_memory(device)
     workers = workers or Workers()
@@ -66,9 +68,9 @@ def run_trial(
     parts = max(accumulate, recorded_parts(files, config))
     options = {"device": device, "report": report, "workers": workers, "teacher": teacher}
     run = functools.partial(_run_once, files, trial, config, dataset, **options)
-    status = run(parts, may_retry=parts == 1)
+    status = run(parts, may_retry=parts == 1, told=told)
     if status == "out_of_memory" and parts == 1:
-        status = run(2, may_retry=False)
+        status = run(2, may_retry=False, told=None)
     return status
 
 
@@ -80,6 +82,7 @@ def _run_once(
     parts: int,
     *,
     may_retry: bool,
+    told: int | None,
     device: torch.device,
     report: Callable[[dict[str, float]], None],
     workers: Workers,
@@ -90,6 +93,8 @@ def _run_once(
         state = None  # which epoch was the best depends on all of them
     recorder = Recorder(files, dataset, config.epochs, workers)
     recorder.begin(state["epoch"] if state else 0)
+    for row in [] if told is None else recorder.rows[told:]:
+        report(row | {"epochs": config.epochs})
 
     def on_epoch(end: EpochEnd) -> None:
         recorder.record(end)

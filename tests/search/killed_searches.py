@@ -31,7 +31,7 @@ from raysearch import files
 from raysearch.search.lock import locked
 from raysearch.search.searcher import StudySearcher
 from raysearch.search.study import open_study
-from raysearch.search.tuner import curve, settle
+from raysearch.search.tuner import settle
 from raysearch.search.worker import cached_dataset, run_payload
 from raysearch.space import SearchSpace, load_space
 from raysearch.train.trial import TrialFolder
@@ -40,9 +40,8 @@ CPU = torch.device("cpu")
 SYNC, REPLACE = files.sync, os.replace
 DIE_WITH_PARENT, ADOPT_ORPHANS = 1, 36  # prctl(2)
 MODES = ("before", "torn", "after")
-WRITES = {"search": 40, "trial": 42}
-"""About how many there are in one process: a trial's file is synced, renamed, and its folder
-synced."""
+WRITES = {"search": 40, "trial": 28}
+"""About how many there are in one process: a trial's file is synced, then renamed."""
 SECONDS = {"search": 0.5, "trial": 0.1}
 """About how long one takes."""
 
@@ -127,15 +126,15 @@ def search(
             trials=space.search.trials,
             epochs=space.search.epochs,
             seed=0,
-            curve=functools.partial(curve, run),
         )
         for trial_id in map(str, itertools.count()):
             payload = searcher.suggest(trial_id)
             if payload == Searcher.FINISHED:
-                return
+                break
             about = {"run": str(run), "data": str(data), "uri": None, "shipped": None}
             about |= {"threads": 1, "memory_share": 0.5}
             run_trial(searcher, trial_id, about | payload, kill, log)
+        files.remove_stale(run)
 
 
 def run_trial(
@@ -205,13 +204,14 @@ def arm_kill(kill: dict[str, Any], log: Path | None, who: str) -> None:
 
     def dying(write: Callable, tear: Callable, name: Callable[..., str]) -> Callable:
         def wrapped(*arguments: Any) -> Any:
-            if next(writes) != kill["write"]:
+            what = name(*arguments)
+            if not what or next(writes) != kill["write"]:
                 return write(*arguments)
             if kill["mode"] == "torn":
                 tear(*arguments)
             elif kill["mode"] == "after":
                 write(*arguments)
-            return die(f"{name(*arguments)} {kill['mode']}")
+            return die(f"{what} {kill['mode']}")
 
         return wrapped
 
@@ -221,20 +221,16 @@ def arm_kill(kill: dict[str, Any], log: Path | None, who: str) -> None:
             line = json.dumps(logs[0], separators=(",", ":")).encode()
             file.write(line[: len(line) // 2])
 
-    def tear_temporary(path: Path) -> None:
-        if path.is_file():
-            os.truncate(path, path.stat().st_size // 2)
-
     JournalFileBackend.append_logs = dying(
         JournalFileBackend.append_logs, tear_journal, lambda backend, logs: "study.log"
     )
-    files.sync = dying(files.sync, tear_temporary, lambda path: f"sync {kept_name(path)}")
+    files.sync = dying(files.sync, lambda path: os.truncate(path, path.stat().st_size // 2), synced)
     os.replace = dying(os.replace, lambda *_: None, lambda _, path: f"rename {Path(path).name}")
 
 
-def kept_name(path: Path) -> str:
-    """The name that a temporary file will have; "folder" of a folder."""
-    return "folder" if path.is_dir() else path.name.strip(".").rsplit(".", 2)[0]
+def synced(path: Path) -> str:
+    """With the name that a temporary file will have; "" for a folder, after a rename in it."""
+    return "" if path.is_dir() else f"sync {path.name.strip('.').rsplit('.', 2)[0]}"
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def killed(tmp_path_factory, shards_folder) -> Path:
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        timeout=570,
+        timeout=60 + 10 * KILLS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return folder

@@ -79,7 +79,7 @@ def test_trial_at_a_uri_goes_on_elsewhere_from_the_last_epoch_that_it_published(
         run_payload(values, CPU, cut)
     monkeypatch.setenv("RAYSEARCH_CACHE", str(tmp_path / "another machine"))
     reported = []
-    run_payload(values, CPU, reported.append)
+    run_payload(values | {"told": 2}, CPU, reported.append)
     assert [row["epoch"] for row in reported] == [3]
     assert there.read_status()["status"] == "completed"
 
