@@ -9,6 +9,7 @@ BatchNorm's statistics taken anew from training images. Uniform ones of the last
 last 1: with new statistics and nothing more), and the greedy one: a checkpoint joins where that
 lowers the soup's validation log loss, the best one first (Wortsman et al., "Model soups", 2022,
 recipe 1). That is chosen on all validation images, the folds' held-out ones too, which flatters it.
+Training's own new statistics (`raysearch.train.statistics`) are switched off.
 
 Weights by class: each member's probability of class k has a weight of its own for k, fitted by
 gradient from the weights that were selected, toward which it is pulled with ``strength``.
@@ -35,6 +36,7 @@ from raysearch.data.shards import open_shards
 from raysearch.ensemble.calibration import calibrate, fit_temperature, sharpen
 from raysearch.ensemble.estimate import Ensemble, fit_ensemble, grouped_folds
 from raysearch.ensemble.library import group_equal
+from raysearch.train import loop
 from raysearch.train.loop import EpochEnd, fit
 
 STRENGTHS = (0.0, 0.01, 0.1)
@@ -198,6 +200,7 @@ def part_of(dataset: Dataset, images: int) -> Dataset:
 
 def train_library(data: Path, trials: int, epochs: int, images: int) -> dict[str, list]:
     """Probabilities of the trials' usual candidates, and those of each kind of soup."""
+    loop.renew_statistics = lambda training, network: None
     dataset = part_of(load_dataset(data, images_on="device"), images)
     libraries: dict[str, list] = {"usual": [], "greedy soups": []}
     for config in configurations(trials, epochs):

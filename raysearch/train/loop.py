@@ -254,7 +254,7 @@ class Training:
             loss += mean.detach()
         return torch.cat(logits), loss
 
-    def _loss(self, logits_NK: Tensor, targets: Targets, taught_NK: Tensor | None) -> Tensor:
+    def _loss(self, logits_NK: Tensor, targets: Targets, taught_NK: Tensor | None = None) -> Tensor:
         smoothing = self.config.label_smoothing
         loss = cross_entropy(logits_NK, targets, smoothing, self.loss_weights_K)
         if self.teacher is None or taught_NK is None:

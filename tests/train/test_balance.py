@@ -127,9 +127,9 @@ def watch(monkeypatch) -> list[torch.Tensor]:
     """All images that training steps get, batch by batch."""
     seen, step = [], Training._step
 
-    def watched(self, images, labels, draws):
+    def watched(self, images, labels, *others):
         seen.append(images.clone())
-        return step(self, images, labels, draws)
+        return step(self, images, labels, *others)
 
     monkeypatch.setattr(Training, "_step", watched)
     return seen
