@@ -4,6 +4,7 @@ import os
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -151,3 +152,14 @@ def test_weights_are_kept_within_the_number_and_the_disk_that_are_allowed(
     assert end.statuses["completed"] == 4
     assert any(folder.best.exists() for folder in trial_folders(run)[:4])
     print(f"{time.monotonic() - begin:.1f} s")
+
+
+def test_only_losses_without_an_epoch_in_between_count_together():
+    """Epochs that are reported again after a loss are none."""
+    run = SimpleNamespace(num_failures=0)
+    trial = SimpleNamespace(trial_id="a", run_metadata=run)
+    failures = Failures(None)
+    for epoch, left in ((1, 0), (2, 0), (1, 1), (2, 1), (3, 0), (3, 1)):
+        run.num_failures = 1
+        failures.on_trial_result(0, [], trial, {"epoch": epoch})
+        assert run.num_failures == left
