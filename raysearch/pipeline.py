@@ -191,6 +191,7 @@ def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console
         "interrupted": end.interrupted,
         "aborted": end.aborted,
         "search_seconds": end.seconds,
+        "utilization": end.utilization,
         "ending_seconds": time.monotonic() - searched,
         "seconds": time.monotonic() - begin,
         "ensemble": ensemble,

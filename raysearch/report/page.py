@@ -22,6 +22,7 @@ from raysearch.report.runfiles import (
     read_curve,
     read_description,
     read_object,
+    read_searches,
     require_run,
     started,
 )
@@ -80,7 +81,7 @@ def page_values(run: Path) -> dict[str, Any]:
         "raysearch": __version__,
         "description": description,
         "started": f"{begin:%Y-%m-%d %H:%M} UTC" if begin else "",
-        "provenance": provenance(description),
+        "provenance": provenance(description) | utilization(read_searches(run)),
         "status": run_status(run),
         "board": board.to_dict("records"),
         "settings": [name for name in board.columns if name not in COLUMNS],
@@ -103,6 +104,15 @@ def provenance(description: dict[str, Any]) -> dict[str, str]:
         if value not in (None, ""):
             flat[str(name).replace("_", " ")] = _listed(value)
     return flat
+
+
+def utilization(searches: list[dict[str, Any]]) -> dict[str, str]:
+    """How well the searches of a run used what they had."""
+    lines = [
+        f"{percent(s['utilization'], 0)} of {s['slots']} × {duration(s['seconds'])}"
+        for s in searches
+    ]
+    return {"time spent training": ", then ".join(lines)} if lines else {}
 
 
 def _listed(value: Any) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 import yaml
 
 from raysearch.errors import ArtifactError
+from raysearch.files import write_json
 from raysearch.train.trial import TrialFolder
 
 ENSEMBLE_REPORT = "ensemble_report.json"
+SEARCHES = "searches.json"
 MANIFEST = "ensemble/ensemble.json"
 
 
@@ -42,6 +44,18 @@ def read_object(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return values if isinstance(values, dict) else {}
+
+
+def add_search(run: Path, search: dict[str, Any]) -> None:
+    """Note what one search in ``run`` took: its ``seconds``, its ``slots`` for trials, and the
+    part of their time that these were training, its ``utilization``."""
+    write_json(run / SEARCHES, {"searches": [*read_searches(run), search]})
+
+
+def read_searches(run: Path) -> list[dict[str, Any]]:
+    """In order; a run that was resumed has several."""
+    found = read_object(run / SEARCHES).get("searches")
+    return found if isinstance(found, list) else []
 
 
 def read_curve(folder: TrialFolder) -> list[dict[str, float]]:

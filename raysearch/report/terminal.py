@@ -30,6 +30,7 @@ def print_summary(summary: dict[str, Any]) -> None:
         )
     console.print(table)
     print_ensemble(summary["ensemble"], console)
+    console.print(f"{100 * summary['utilization']:.0f} % of the search's time was spent training.")
     if summary["synthetic"]:
         console.print(
             "The data is synthetic: these scores say that everything works, and nothing else."

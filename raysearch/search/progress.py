@@ -36,6 +36,7 @@ class Progress(tune.Callback):
         self.ensemble = LiveEnsemble(run, shards, self._show_ensemble)
         self.started = time.monotonic()
         self.rows: dict[int, dict[str, Any]] = {}
+        self.trained = 0.0  # seconds of all epochs of all trials
         self.live: Live | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -66,9 +67,10 @@ class Progress(tune.Callback):
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         row = self.rows[result["trial"]]
-        row["epoch"] = int(result["epoch"])
-        if "status" in result:
+        if "status" in result or result["epoch"] <= row["epoch"]:  # told again after a loss
             return
+        row["epoch"] = int(result["epoch"])
+        self.trained += result["seconds"]
         loss, accuracy = result["validation_log_loss"], result["validation_accuracy"]
         row |= {"loss": loss, "accuracy": accuracy, "speed": result["images_per_second"]}
         if not self.live:

@@ -22,6 +22,7 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 from rich.console import Console
 
 from raysearch.data.shards import open_shards
+from raysearch.report.runfiles import add_search
 from raysearch.search.failures import RESTARTS, Failures
 from raysearch.search.mirroring import Fetch, Send
 from raysearch.search.plan import Plan
@@ -47,12 +48,14 @@ ENDS = {
 @dataclass(frozen=True)
 class SearchEnd:
     """How a search ended: ``statuses`` counts its trials by status; ``aborted`` is why it was
-    given up, or ""."""
+    given up, or "". ``utilization`` is the part of its time that its slots were training, in
+    [0, 1]."""
 
     statuses: dict[str, int]
     interrupted: bool
     aborted: str
     seconds: float
+    utilization: float
 
 
 def run_search(
@@ -131,10 +134,13 @@ def run_search(
             progress.close()
             shutil.rmtree(staging, ignore_errors=True)
     keep_best(place, shards, plan.keep)
-    place.push()
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
     aborted = failures.verdict() or retention.full
-    return SearchEnd(dict(statuses), interrupt.is_set, aborted, time.monotonic() - begin)
+    seconds = time.monotonic() - begin
+    used = progress.trained / (seconds * plan.concurrent)
+    add_search(run, {"seconds": seconds, "slots": plan.concurrent, "utilization": used})
+    place.push()
+    return SearchEnd(dict(statuses), interrupt.is_set, aborted, seconds, used)
 
 
 def make_staging(run: Path) -> str:

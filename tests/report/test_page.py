@@ -11,6 +11,7 @@ from sklearn.metrics import precision_recall_fscore_support
 from raysearch.data.shards import open_shards
 from raysearch.errors import ArtifactError
 from raysearch.report import page, predictions
+from raysearch.report.runfiles import add_search
 from raysearch.report.tables import leaderboard
 from raysearch.train.trial import trial_folders
 
@@ -212,3 +213,11 @@ def test_few_trials_get_no_rank_correlations(make_run):
 )
 def test_values_are_shown_with_their_usual_digits(made, expected):
     assert made == expected
+
+
+def test_every_search_of_a_run_says_how_well_it_used_its_slots(make_run):
+    run = make_run(["completed"])
+    assert "time spent training" not in write(run)
+    add_search(run, {"seconds": 725.0, "slots": 2, "utilization": 0.874})
+    add_search(run, {"seconds": 60.0, "slots": 4, "utilization": 0.5})
+    assert "87 % of 2 × 12:05, then 50 % of 4 × 1:00" in write(run)

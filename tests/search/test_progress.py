@@ -2,6 +2,7 @@
 
 import io
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -47,3 +48,17 @@ def test_score_of_the_ensemble_so_far_is_shown(run, shards_folder, terminal):
         assert told.wait(120)
     assert "of 4 candidates: log loss" in text.getvalue()
     assert "(optimistic)" in text.getvalue()
+
+
+def test_time_spent_training_is_that_of_every_epoch_once(run, shards_folder):
+    """Epochs that are reported again after a loss, and ends with a status, are none."""
+    console = Console(file=io.StringIO())
+    progress = Progress(run, open_shards(shards_folder), 4, console, None, Failures(None))
+    trial = SimpleNamespace(config={"trial": 0, "train": {"model": {"name": "mlp"}, "epochs": 3}})
+    progress.on_trial_start(0, [], trial)
+    scores = {"validation_log_loss": 1.0, "validation_accuracy": 0.5, "images_per_second": 1.0}
+    for epoch, seconds in ((1, 2.0), (2, 3.0), (1, 2.0), (2, 3.0), (3, 4.0)):
+        row = scores | {"trial": 0, "epoch": epoch, "seconds": seconds}
+        progress.on_trial_result(0, [], trial, row)
+    progress.on_trial_result(0, [], trial, row | {"status": "failed"})
+    assert progress.trained == 9
