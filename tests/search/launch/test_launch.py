@@ -263,7 +263,6 @@ def test_a_home_folder_is_the_one_there():
 
 
 def test_a_run_comes_home_from_a_bucket_without_its_checkpoints(here, tmp_path):
-    pytest.importorskip("raysearch.storage")
     bucket = tmp_path / "bucket" / "first"
     for name in ("run.yaml", "trials/0000/metrics.csv", "trials/0000/checkpoint/state"):
         (bucket / name).parent.mkdir(parents=True, exist_ok=True)
