@@ -39,8 +39,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Checked:
-    """A request that has passed every check; nothing is started yet. ``data``: shards here with
-    their fingerprint, or what is on the cluster, or None."""
+    """A request that has passed every check; nothing is started yet. The images are ``shards``
+    here, or ``remote_data`` there, or, where both are None, faces that are drawn there."""
 
     request: Request
     file: ClusterFile
@@ -57,7 +57,12 @@ class Checked:
 
     @property
     def results(self) -> Path:
-        return (LOCAL_RESULTS / self.name).resolve()
+        return results_folder(self.name)
+
+
+def results_folder(name: str) -> Path:
+    """Where the run ``name`` is fetched to, from wherever it is attached to."""
+    return (LOCAL_RESULTS / name).resolve()
 
 
 def say(line: str) -> None:
@@ -122,7 +127,7 @@ def check_request(request: Request) -> Checked:
             f"--storage must be a URI or an absolute path on the cluster, but got {storage!r}."
         )
     name = request.name or new_run_name(request.data, space)
-    check_free((LOCAL_RESULTS / name).resolve(), f"{storage.rstrip('/')}/{name}")
+    check_free(results_folder(name), f"{storage.rstrip('/')}/{name}")
     shards, fingerprint, remote = _find_data(request.data, space)
     return Checked(request, file, space, shards, fingerprint, remote, storage, name)
 
@@ -156,7 +161,7 @@ def _submit(checked: Checked, tunnel: Tunnel) -> str:
         data = ["--data", parcel.send_shards(file, checked.shards, checked.fingerprint)]
     metadata = {
         "run": checked.run,
-        "results": str(checked.results),
+        "name": checked.name,
         "json": "yes" if request.as_json else "",
     }
     with tempfile.TemporaryDirectory() as folder:
@@ -200,14 +205,15 @@ def _finish(file: ClusterFile, tunnel: Tunnel, name: str, down: bool) -> int:
 
 def _fetch(file: ClusterFile, end: job.End, summary: dict | None) -> RaysearchError | None:
     """Bring the run home and print where it is; what went wrong is returned."""
-    run, results = end.metadata.get("run"), Path(end.metadata.get("results", ""))
+    run = end.metadata.get("run")
     if not run or end.exit_code == 2:
         return None
+    results = results_folder(end.metadata["name"])
     try:
         fetch(file, run, results)
-    except RaysearchError as error:
+    except (RaysearchError, OSError) as error:
         say(f"{run} was not fetched: {error}")
-        return error
+        return error if isinstance(error, RaysearchError) else RunError(str(error))
     say(f"fetched {run} into {results}")
     if end.metadata.get("json"):
         print(json.dumps({**(summary or {}), "cluster_run": run, "run": str(results)}))

@@ -213,13 +213,13 @@ def finish(here, monkeypatch):
     return run
 
 
-RUN = {"run": "/mine/raysearch/first", "results": "/here/results/first"}
+RUN = {"run": "/mine/raysearch/first", "name": "first"}
 
 
 @pytest.mark.parametrize("code", [0, 1, 130])
-def test_the_run_is_fetched_and_the_jobs_exit_code_returned(finish, capsys, code):
+def test_the_run_is_fetched_and_the_jobs_exit_code_returned(finish, here, capsys, code):
     assert finish(end(code, **RUN)) == (code, ["fetch /mine/raysearch/first"])
-    assert capsys.readouterr().out == "/here/results/first\n"
+    assert capsys.readouterr().out == f"{here}/results/first\n"
 
 
 def test_a_job_that_refused_its_input_left_no_run(finish):
@@ -230,8 +230,9 @@ def test_down_comes_last_and_not_where_the_run_would_be_out_of_reach(finish, cap
     assert finish(end(1, **RUN), down=True) == (1, ["fetch /mine/raysearch/first", "down"])
     assert finish(end(1, **RUN), down=True, trouble=RunError("no ssh"))[1][1:] == []
     assert "is left running" in capsys.readouterr().err
-    with pytest.raises(RunError, match="no ssh"):
-        finish(end(0, **RUN), trouble=RunError("no ssh"))
+    for trouble in (RunError("no ssh"), OSError("no ssh")):
+        with pytest.raises(RunError, match="no ssh"):
+            finish(end(0, **RUN), trouble=trouble)
 
 
 def test_a_lost_head_says_how_to_go_on(finish):
@@ -244,12 +245,12 @@ def test_ctrl_c_says_how_to_attach_and_leaves_everything(finish, capsys):
     assert "raysearch attach" in capsys.readouterr().err
 
 
-def test_with_json_the_summary_is_the_one_object_on_stdout(finish, capsys):
+def test_with_json_the_summary_is_the_one_object_on_stdout(finish, here, capsys):
     log = 'trial 0\n{"run": "/mine/raysearch/first", "trials": {"completed": 2}}\nbye\n'
     finish(end(0, **RUN, json="yes"), log=log)
     said = capsys.readouterr()
     assert json.loads(said.out) == {
-        "run": "/here/results/first",
+        "run": f"{here}/results/first",
         "cluster_run": "/mine/raysearch/first",
         "trials": {"completed": 2},
     }
@@ -262,7 +263,6 @@ def test_a_home_folder_is_the_one_there():
 
 
 def test_a_run_comes_home_from_a_bucket_without_its_checkpoints(here, tmp_path):
-    pytest.importorskip("raysearch.storage")
     bucket = tmp_path / "bucket" / "first"
     for name in ("run.yaml", "trials/0000/metrics.csv", "trials/0000/checkpoint/state"):
         (bucket / name).parent.mkdir(parents=True, exist_ok=True)
