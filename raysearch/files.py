@@ -1,6 +1,7 @@
 """Files that are either whole or absent, whatever kills the process that writes them."""
 
 import ctypes
+import errno
 import hashlib
 import json
 import os
@@ -116,6 +117,14 @@ def _owner_is_alive(partial: Path) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether ``error`` says that there is no room left, as each library that writes our files
+    says it."""
+    said = ("No space left", "Disk quota exceeded", "PytorchStreamWriter failed writing")
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    return full or any(words in str(error) for words in said)
 
 
 def sha256_of(path: Path | str) -> str:

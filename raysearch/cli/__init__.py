@@ -11,6 +11,7 @@ import warnings
 import typer
 
 from raysearch.errors import RaysearchError
+from raysearch.files import is_disk_full
 
 app = typer.Typer(
     name="raysearch",
@@ -75,7 +76,7 @@ def _refused(error: OSError) -> tuple[str, int]:
     """What to say, and the exit code, where the system refuses to write; raises ``error`` again
     where it is something else."""
     place = f": {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return (
             f"The disk is full{place}. What is written is whole; free some space, and the same "
             "command, or `raysearch resume` for a search, goes on.",

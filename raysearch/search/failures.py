@@ -77,7 +77,10 @@ class Failures(tune.Callback):
         self.ends[trial.config["trial"]] = end
 
     def verdict(self) -> str:
-        """Why the search should be given up, or ""."""
+        """Why the search should be given up, or "": a full disk, or too many failures."""
+        for status, error in self.ends.values():
+            if status == "interrupted":
+                return error
         failed = [end for end in self.ends.values() if end[0] not in ("completed", "pruned")]
         if len(self.ends) < ENDED_BEFORE_VERDICT or 2 * len(failed) <= len(self.ends):
             return ""

@@ -140,9 +140,10 @@ class StudySearcher(Searcher):
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
         """Called by Tune for trials that ended or that the scheduler stopped, never for those
-        that the end of the search cuts off: they stay RUNNING, for resume."""
+        that the end of the search cuts off: they stay RUNNING, for resume, as does one that a full
+        disk interrupted."""
         trial = self.running.pop(trial_id, None)
-        if trial is None:
+        if trial is None or (result or {}).get("status") == "interrupted":
             return
         if error or not result or "status" in result:
             self.study.tell(trial, state=TrialState.FAIL)

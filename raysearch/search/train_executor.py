@@ -23,6 +23,7 @@ from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Empty, Queue
 
+from raysearch.files import is_disk_full
 from raysearch.search.failures import RESTARTS, START_SECONDS, lost_words, timeout_words
 from raysearch.search.worker import run_payload
 from raysearch.storage.locations import scratch_copy
@@ -52,6 +53,9 @@ def diagnose(error: BaseException) -> tuple[str, str]:
     for failure in failures:
         if is_out_of_memory(failure):
             return "out_of_memory", str(failure)
+    for failure in failures:
+        if is_disk_full(failure):
+            return "interrupted", f"the disk is full ({failure})"
     for failure in failures:
         if is_loss(failure):
             return "worker_lost", lost_words(failure)

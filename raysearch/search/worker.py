@@ -19,6 +19,7 @@ import torch
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.errors import RunError
+from raysearch.files import is_disk_full
 from raysearch.search.shipping import local_shards, unshared
 from raysearch.storage.locations import scratch_copy
 from raysearch.storage.mirror import Mirror
@@ -115,6 +116,8 @@ def run_payload(
         if workers and workers.count > 1:
             raise
         status, error = "failed", f"{type(exception).__name__}: {exception}"
+        if is_disk_full(exception):
+            status, error = "interrupted", f"the disk is full ({error})"
     if status != "completed":
         report(about | last | {"status": status, "error": error})
     elif done:  # everything was done by an earlier process, and only the end is new

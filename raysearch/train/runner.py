@@ -12,7 +12,7 @@ import torch
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
 from raysearch.errors import ArtifactError, InputError
-from raysearch.files import write_text
+from raysearch.files import is_disk_full, write_text
 from raysearch.models.registry import build_model, count_parameters
 from raysearch.models.weights import Weights
 from raysearch.probabilities import Probabilities, write_probabilities
@@ -60,7 +60,7 @@ def run_trial(
     runs out of memory goes on once more, with each batch in two parts (as does a later process in
     the same folder). Other exceptions pass through, as does every one of several workers: the
     others wait, and only whoever started them can end them. The folder then says "failed" with the
-    message.
+    message, or "interrupted" where the disk was full.
     """
     keep_memory(device)
     workers = workers or Workers()
@@ -115,6 +115,9 @@ def _run_once(
         raise
     except Exception as error:
         words = f"{type(error).__name__}: {error}"
+        if is_disk_full(error):
+            recorder.finish("interrupted", words)
+            raise
         if not is_out_of_memory(error) or workers.count > 1:
             recorder.finish("failed", words)
             raise

@@ -1,10 +1,11 @@
 """Searches killed by SIGKILL again and again, and gone on with, until they end.
 
-    python killed_searches.py FOLDER DATA SPACE KILLS SEED
+    python killed_searches.py FOLDER DATA SPACE KILLS SEED [FILE...]
 
 ``FOLDER/whole`` is a search that was not killed; ``FOLDER/00``, ``01``, ... were, as ``kills.txt``
-tells: a line a kill. A life of a search is what `raysearch resume` does, with one trial at a time
-in a forked process in place of Ray Tune. One interpreter start serves all lives.
+tells: a line a kill, at least KILLS of them and one at a write of each FILE. A life of a search is
+what `raysearch resume` does, with one trial at a time in a forked process in place of Ray Tune. One
+interpreter start serves all lives.
 """
 
 import ctypes
@@ -46,7 +47,9 @@ SECONDS = {"search": 0.5, "trial": 0.1}
 """About how long one takes."""
 
 
-def main(folder: Path, data: Path, space: SearchSpace, kills: int, seed: int) -> None:
+def main(
+    folder: Path, data: Path, space: SearchSpace, kills: int, seed: int, names: list[str]
+) -> None:
     torch.set_num_threads(1)
     ctypes.CDLL(None).prctl(ADOPT_ORPHANS, 1)
     cached_dataset(str(data), "cpu", None, "auto", 0.5)
@@ -54,7 +57,8 @@ def main(folder: Path, data: Path, space: SearchSpace, kills: int, seed: int) ->
     draws, log = draw_kills(seed), folder / "kills.txt"
     log.touch()
     for number in itertools.count():
-        if len(log.read_text().splitlines()) >= kills:
+        killed = log.read_text()
+        if killed.count("\n") >= kills and all(f" {name} " in killed for name in names):
             return
         one_life = functools.partial(search, folder / f"{number:02d}", data, space)
         while live(one_life, next(draws), log):
@@ -240,4 +244,5 @@ if __name__ == "__main__":
         load_space(Path(sys.argv[3])),
         int(sys.argv[4]),
         int(sys.argv[5]),
+        sys.argv[6:],
     )

@@ -36,7 +36,7 @@ def killed(tmp_path_factory, shards_folder) -> Path:
 
     folder = tmp_path_factory.mktemp("killed")
     (folder / "space.yaml").write_text(SPACE)
-    arguments = [folder, shards_folder, folder / "space.yaml", KILLS, 0]
+    arguments = [folder, shards_folder, folder / "space.yaml", KILLS, 0, *sorted(FILES)]
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("killed_searches.py"), *map(str, arguments)],
         capture_output=True,

@@ -127,3 +127,13 @@ def test_schedule_is_shortened_to_what_fits_before_the_deadline(tmp_path, write_
     assert searcher.suggest("b")["train"]["epochs"] == 6
     searcher.deadline = time.monotonic() + 4.5
     assert searcher.suggest("c") == Searcher.FINISHED  # under half a schedule is not worth it
+
+
+def test_trial_that_a_full_disk_interrupted_is_handed_out_again(tmp_path, write_space):
+    searcher = make(tmp_path, write_space())
+    first = searcher.suggest("a")
+    searcher.on_trial_result("a", epoch(1, 1.5))
+    searcher.on_trial_complete("a", epoch(1, 1.5, status="interrupted"))
+    assert states(searcher) == [TrialState.RUNNING]
+    again = make(tmp_path, write_space()).suggest("b")
+    assert again == first

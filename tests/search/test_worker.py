@@ -1,5 +1,7 @@
 """One trial as an executor runs it, without Ray."""
 
+import errno
+
 import pytest
 import torch
 
@@ -95,3 +97,17 @@ def test_machine_without_the_runs_folder_says_so(tmp_path, shards_folder):
     run_payload(payload(tmp_path / "unmounted", shards_folder), CPU, reported.append)
     assert reported[0]["status"] == "failed"
     assert "not shared" in reported[0]["error"] and "s3://" in reported[0]["error"]
+
+
+def test_trial_without_room_on_the_disk_is_interrupted(tmp_path, shards_folder, monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    values, reported = payload(tmp_path, shards_folder, epochs=2), []
+    with monkeypatch.context() as full:
+        full.setattr("raysearch.train.runner.save_state", refuse)
+        run_payload(values, CPU, reported.append)
+    assert [row.get("status") for row in reported] == ["interrupted"]
+    assert "disk is full" in reported[0]["error"]
+    run_payload(values, CPU, reported.append)
+    assert [row["epoch"] for row in reported[1:]] == [1, 2]
