@@ -68,7 +68,7 @@ def search_with_fault(
     host: str,
     strike: Callable[[], None],
     then: Callable[[], None] = lambda: None,
-    seconds: float = 300,
+    seconds: float = 400,
 ) -> Outcome:
     """Start a search, ``strike`` when a trial on ``host`` is well under way, then do ``then``,
     and wait for the search's end."""
@@ -87,7 +87,7 @@ def search_with_fault(
         return describe(run, log, watch, host, struck, exit_code, time.monotonic() - began)
 
 
-def wait_for_epochs(run: Path, host: str, job: subprocess.Popen, log: Path, seconds=120) -> None:
+def wait_for_epochs(run: Path, host: str, job: subprocess.Popen, log: Path, seconds=200) -> None:
     end = time.monotonic() + seconds
     while not any(
         stretch.host == host and EPOCHS_BEFORE <= len(stretch.epochs) < EPOCHS - 3

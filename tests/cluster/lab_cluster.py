@@ -96,7 +96,7 @@ class Watch:
         self._process.kill()
         self._process.wait()
 
-    def wait_for(self, names: set[str], seconds: float = 120) -> None:
+    def wait_for(self, names: set[str], seconds: float = 200) -> None:
         """Until exactly ``names`` are alive."""
         end = time.monotonic() + seconds
         while not self.seen or self.seen[-1][1] != names:
