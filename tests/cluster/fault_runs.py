@@ -35,8 +35,8 @@ class Outcome:
 
     @property
     def noticed(self) -> float | None:
-        """A lost process may tell before Ray gives up its host."""
-        return min((t for t in (self.dead, self.again) if t is not None), default=None)
+        """A lost process may tell before Ray gives up its host; a lost head tells nobody."""
+        return None if self.dead is None else min(self.dead, self.again or self.dead)
 
     def row(self) -> dict[str, object]:
         """For the table of faults."""
@@ -59,10 +59,7 @@ class Outcome:
 
 def command(name: str) -> str:
     """The search of a test, as a user types it on the head."""
-    return (
-        "raysearch tune /mnt/shared/space.yaml --data /mnt/shared/faces "
-        f"--storage /mnt/shared/runs --name {name}"
-    )
+    return f"raysearch tune /mnt/shared/space.yaml --data /mnt/shared/faces --name {name}"
 
 
 def search_with_fault(
@@ -71,7 +68,7 @@ def search_with_fault(
     host: str,
     strike: Callable[[], None],
     then: Callable[[], None] = lambda: None,
-    seconds: float = 300,
+    seconds: float = 400,
 ) -> Outcome:
     """Start a search, ``strike`` when a trial on ``host`` is well under way, then do ``then``,
     and wait for the search's end."""
@@ -90,7 +87,7 @@ def search_with_fault(
         return describe(run, log, watch, host, struck, exit_code, time.monotonic() - began)
 
 
-def wait_for_epochs(run: Path, host: str, job: subprocess.Popen, log: Path, seconds=120) -> None:
+def wait_for_epochs(run: Path, host: str, job: subprocess.Popen, log: Path, seconds=200) -> None:
     end = time.monotonic() + seconds
     while not any(
         stretch.host == host and EPOCHS_BEFORE <= len(stretch.epochs) < EPOCHS - 3

@@ -162,8 +162,7 @@ class Lab:
         hosts = "".join(f"{address} {host}\n" for host, address in ADDRESSES.items())
         (etc / "hosts").write_text("127.0.0.1 localhost\n" + hosts)
         (etc / "resolv.conf").write_text("nameserver 127.0.0.1\n")  # which refuses at once
-        exports = f"export PATH={PATH} PYTHONPATH={CHECKOUT}\n"
-        (home / ".bashrc").write_text(exports)
+        (home / ".bashrc").write_text(f"export PATH={PATH}\nexport PYTHONPATH={CHECKOUT}\n")
         (home / ".profile").write_text(". ~/.bashrc\n")
 
     def up(self, names: Iterable[str], seconds: float = 30) -> None:

@@ -1,17 +1,16 @@
 """A Ray cluster on the lab's hosts, brought up by ``ray up`` from the laptop."""
 
 import json
-import secrets
 import subprocess
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
-from lab import ADDRESSES, Lab, LabError
+from lab import ADDRESSES, CHECKOUT, SHARED, Lab, LabError
 
-OBJECT_STORE = "--object-store-memory=200000000"
 WATCH = """
 import json, logging, time, ray
 ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
@@ -22,63 +21,44 @@ while True:
 """
 
 
-def cluster_file(
-    workers: Sequence[str] = ("w1", "w2"),
-    head_cpus: int = 0,
-    worker_cpus: int = 1,
-    settings: str = "",
-) -> dict:
-    """What `clusters/onprem.yaml` says, for hosts that have the software already. ``settings`` are
-    variables of the environment for ``ray start``."""
-    before = f"export RAY_enable_autoscaler_v2=0 {settings}; ulimit -n 65536 || true;"
-    return {
-        "cluster_name": "lab",
-        "provider": {
-            "type": "local",
-            "head_ip": ADDRESSES["head"],
-            "worker_ips": [ADDRESSES[name] for name in workers],
-        },
-        "auth": {"ssh_user": "root", "ssh_private_key": "~/.ssh/id_cluster"},
-        "file_mounts": {"~/.ray/auth_token": "~/.ray/auth_token"},
-        "setup_commands": [
-            "chmod 600 ~/.ray/auth_token",
-            "grep -q RAY_AUTH_MODE ~/.bashrc || echo 'export RAY_AUTH_MODE=token "
-            "RAY_USAGE_STATS_ENABLED=0' >> ~/.bashrc",
-        ],
-        "head_start_ray_commands": [
-            "ray stop",
-            f"{before} ray start --head --port=6379 --dashboard-host=127.0.0.1 "
-            f"--num-cpus={head_cpus} --autoscaling-config=~/ray_bootstrap_config.yaml "
-            f"{OBJECT_STORE} --disable-usage-stats",
-        ],
-        "worker_start_ray_commands": [
-            "ray stop",
-            f"{before} ray start --address=$RAY_HEAD_IP:6379 --num-cpus={worker_cpus} "
-            f"{OBJECT_STORE}",
-        ],
-    }
+def cluster_file(workers: Sequence[str] = ("w1", "w2"), worker_cpus: int = 1) -> dict[str, Any]:
+    """`clusters/onprem.yaml` with its places filled in.
+
+    The hosts have no internet, so the wheel is unpacked and Python told where; they believe that
+    they have all of this machine, so they are told how much to take.
+    """
+    file = yaml.safe_load((CHECKOUT / "clusters/onprem.yaml").read_text())
+    file["cluster_name"] = "lab"
+    file["provider"]["head_ip"] = ADDRESSES["head"]
+    file["provider"]["worker_ips"] = [ADDRESSES[name] for name in workers]
+    file["auth"] = {"ssh_user": "root", "ssh_private_key": "~/.ssh/id_cluster"}
+    kept = [command for command in file["setup_commands"] if "uv" not in command]
+    file["setup_commands"] = [
+        "rm -rf ~/site && python -m zipfile -e ~/.raysearch/wheels/*.whl ~/site",
+        "sed -i s,PYTHONPATH=.*,PYTHONPATH=/root/site, ~/.bashrc",
+        *(command.replace("/REPLACE_ME/raysearch", f"{SHARED}/runs") for command in kept),
+    ]
+    for section, amount in (("head", ""), ("worker", f" --num-cpus={worker_cpus}")):
+        commands = file[f"{section}_start_ray_commands"]
+        commands[-1] = f"{commands[-1].rstrip()} --object-store-memory=200000000{amount}"
+    return file
 
 
 class Cluster:
-    """Head and workers of ``lab``; ``laptop`` holds the cluster's file and the token."""
+    """Head and workers of ``lab``; the laptop has the cluster's file."""
 
-    def __init__(self, lab: Lab, **options: object):
+    def __init__(self, lab: Lab, **options: Any):
         self.lab = lab
-        self.file = cluster_file(**options)
-        home = lab.home("laptop")
-        (home / "cluster.yaml").write_text(yaml.safe_dump(self.file, sort_keys=False))
-        token = home / ".ray/auth_token"
-        if not token.exists():
-            token.parent.mkdir(mode=0o700, exist_ok=True)
-            token.touch(mode=0o600)
-            token.write_text(secrets.token_hex(32))
+        text = yaml.safe_dump(cluster_file(**options), sort_keys=False)
+        (lab.home("laptop") / "cluster.yaml").write_text(text)
 
     def up(self) -> None:
-        """``ray up``: returns when the head is ready."""
-        command = ["ray", "up", "-y", "--no-config-cache", "cluster.yaml"]
-        done = self.lab.run("laptop", *command, seconds=180)
-        if done.returncode:
-            raise LabError(f"ray up failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+        """``raysearch cluster check``, which makes the token and the wheel, then ``ray up``, which
+        returns when the head is ready."""
+        for command in ("raysearch cluster check", "ray up -y --no-config-cache"):
+            done = self.lab.run("laptop", *command.split(), "cluster.yaml", seconds=180)
+            if done.returncode:
+                raise LabError(f"{command} failed: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
     def on_head(self, command: str, log: Path) -> subprocess.Popen:
         """Start ``command`` in a login shell on the head, as ``ray exec`` does."""
@@ -116,7 +96,7 @@ class Watch:
         self._process.kill()
         self._process.wait()
 
-    def wait_for(self, names: set[str], seconds: float = 120) -> None:
+    def wait_for(self, names: set[str], seconds: float = 200) -> None:
         """Until exactly ``names`` are alive."""
         end = time.monotonic() + seconds
         while not self.seen or self.seen[-1][1] != names:

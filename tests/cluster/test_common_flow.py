@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 def test_a_search_on_the_head_joins_and_uses_every_worker(cluster, shared):
     run, log = shared / "runs/flow", shared / "flow.log"
     job = cluster.on_head(f"{command('flow')} --epochs 4", log)
-    assert job.wait(timeout=240) == 0, log.read_text()[-3000:]
+    assert job.wait(timeout=400) == 0, log.read_text()[-3000:]
     done = [stretches(trial) for trial in trials(run)]
     assert len(done) == 4
     assert {stretch.host for found in done for stretch in found} == {"w1", "w2"}

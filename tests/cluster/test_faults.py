@@ -4,20 +4,15 @@ No finished epoch may be run a second time except the one under way, and no resu
 """
 
 import time
+from dataclasses import replace
 
 import pytest
 from fault_runs import command, describe, search_with_fault, wait_for_epochs
-from lab_cluster import Cluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.chaos, pytest.mark.slow]
 
-CABLE_OUT = 100.0
-"""Seconds: longer than Ray takes to notice by itself."""
-SOON = (
-    "RAY_health_check_period_ms=2000 RAY_health_check_timeout_ms=3000 "
-    "RAY_health_check_failure_threshold=4"
-)
-"""What the GCS does by itself is 3, 10 seconds, and 5."""
+CABLE_OUT = 60.0
+"""Seconds: longer than it takes to notice."""
 
 
 def expect_nothing_lost(outcome):
@@ -79,8 +74,9 @@ def test_a_cable_is_out(all_joined, table):
         lab.heal("w1")
 
     outcome = search_with_fault(all_joined, "cable", "w1", lambda: lab.cut("w1"), then)
-    table(f"a worker's cable is out for {CABLE_OUT:.0f} s, Ray's own health checks", outcome)
+    table(f"a worker's cable is out for {CABLE_OUT:.0f} s", outcome)
     expect_nothing_lost(outcome)
+    assert outcome.dead < 40  # Ray's own health checks take 62 s
 
 
 def test_the_head_is_lost_and_the_same_command_goes_on(all_joined, table, lab, shared):
@@ -106,28 +102,9 @@ def test_the_head_is_lost_and_the_same_command_goes_on(all_joined, table, lab, s
             code,
             time.monotonic() - began,
         )
-    table("the head loses power; ray up and the same command again", outcome)
+    outcome = replace(outcome, dead=None, back=None)  # the Ray that would tell is another one
+    table("the head loses power; ray up and the same command again at once", outcome)
     assert outcome.exit_code == 0, outcome.output[-3000:]
     assert outcome.interrupted
     assert (outcome.finished, outcome.lost, outcome.repeated) == (4, 0, 0)
     assert outcome.again is not None
-
-
-def test_a_cable_is_out_where_ray_looks_more_often(lab, cluster, table):
-    for host in ("w1", "w2"):
-        lab.heal(host)
-        if host not in lab.booted:
-            lab.up([host])
-    sooner = Cluster(lab, settings=SOON)
-    sooner.up()
-    with sooner.watch() as watch:
-        watch.wait_for({"head", "w1", "w2"})
-
-    def then():
-        time.sleep(60)
-        lab.heal("w1")
-
-    outcome = search_with_fault(sooner, "sooner", "w1", lambda: lab.cut("w1"), then)
-    table(f"a worker's cable is out for 60 s, {SOON}", outcome)
-    expect_nothing_lost(outcome)
-    assert outcome.dead < 40
