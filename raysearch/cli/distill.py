@@ -37,7 +37,7 @@ def distill(
     ] = 2.0,
     share: Annotated[
         float, typer.Option(min=0, max=1, help="Of the loss that is against the ensemble.")
-    ] = 0.8,
+    ] = 0.5,
     as_json: JsonOption = False,
 ) -> None:
     """Train one network on an ensemble's probabilities and export it."""

@@ -44,7 +44,7 @@ class Lesson:
     data: Path
     train: TrainConfig
     temperature: float = 2.0
-    share: float = 0.8
+    share: float = 0.5
 
 
 def prepare(
