@@ -139,7 +139,7 @@ FAULTS = [
     ),
     (
         "aws",
-        ("chmod 600", "pip install https://host/ray-wheels/latest/ray.whl; chmod 600"),
+        ("chmod 600", "pip install https://host/ray-wheels/latest/ray; chmod 600"),
         "setup_commands[0]",
         "nightly",
     ),
