@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from raysearch.files import atomic_path
@@ -31,4 +31,5 @@ def save_weights(path: Path, network: nn.Module) -> None:
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        # save_file would write under another name first, which a kill leaves there for ever
+        temporary.write_bytes(save(tensors))
