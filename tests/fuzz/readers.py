@@ -50,7 +50,7 @@ def readers(work: Path) -> dict[str, Reader]:
 
     def read_record(path: Path) -> None:
         record = TrialRecord.from_json(manifest.read_json(path), str(path))
-        assembly._shapes_of(record, path)
+        assembly.shapes_of(record, path)
 
     pictures = sorted(path.name for path in work.glob("picture.*"))
     return {
