@@ -14,13 +14,11 @@ settings.register_profile("raysearch", deadline=None)
 settings.load_profile("raysearch")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_itemcollected(item: pytest.Item) -> None:
     """Tests of one file run in one process, since they share what is slow to make; so do all that
     need the lab of hosts, of which there can be one."""
-    for item in items:
-        group = "lab" if "cluster" in item.keywords else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
+    group = "lab" if item.get_closest_marker("cluster") else item.path.stem
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 def fer2013_archive() -> Path | None:
