@@ -8,9 +8,8 @@ ARGS ?=
 run: .venv/.ready
 	.venv/bin/raysearch tune $(ARGS)
 
-# Two files at a time, each process with one thread: most tests wait for other processes.
 test: lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest $(ARGS)
 
 # Everything that can happen to a cluster, on machines made out of namespaces; needs root.
 test-cluster: .venv/.ready

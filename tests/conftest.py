@@ -14,13 +14,6 @@ settings.register_profile("raysearch", deadline=None)
 settings.load_profile("raysearch")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """Tests of one file run in one process, since they share what is slow to make; so do all that
-    need the lab of hosts, of which there can be one."""
-    group = "lab" if item.get_closest_marker("cluster") else item.path.stem
-    item.add_marker(pytest.mark.xdist_group(group))
-
-
 def fer2013_archive() -> Path | None:
     """The archive named by RAYSEARCH_FER2013, or one in ../shared/data beside the checkout."""
     named = os.environ.get("RAYSEARCH_FER2013")

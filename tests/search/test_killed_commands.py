@@ -21,7 +21,7 @@ from raysearch.train.trial import trial_folders
 
 pytestmark = pytest.mark.slow
 
-KILLS = int(os.environ.get("RAYSEARCH_COMMAND_KILLS", "3"))
+KILLS = int(os.environ.get("RAYSEARCH_COMMAND_KILLS", "1"))
 TRIALS, EPOCHS = 4, 40
 TIMES = ("seconds", "images_per_second")
 
