@@ -50,7 +50,7 @@ def shards_folder(tmp_path_factory) -> Path:
     return make_shards(tmp_path_factory.mktemp("search") / "shards")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def space_text() -> str:
     return SPACE
 

@@ -30,12 +30,10 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory, shards_folder) -> Path:
+def killed(tmp_path_factory, shards_folder, space_text) -> Path:
     """Searches that were killed, beside one that was not (`killed_searches`)."""
-    from conftest import SPACE
-
     folder = tmp_path_factory.mktemp("killed")
-    (folder / "space.yaml").write_text(SPACE)
+    (folder / "space.yaml").write_text(space_text)
     arguments = [folder, shards_folder, folder / "space.yaml", KILLS, 0, *sorted(FILES)]
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("killed_searches.py"), *map(str, arguments)],
