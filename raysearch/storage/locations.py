@@ -29,9 +29,9 @@ def open_filesystem(uri: str) -> tuple[fs.FileSystem, str]:
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (OSError, ValueError, NotImplementedError) as error:  # Arrow's errors are among these
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise ConfigError(
-            f"{uri} cannot be opened as a place for runs: {reason} Give {EXAMPLES}."
+            f"{uri} cannot be opened as a place for runs: {reason}. Give {EXAMPLES}."
         ) from None
     return filesystem, path.rstrip("/")
 

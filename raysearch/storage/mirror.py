@@ -189,9 +189,9 @@ class Mirror:
             except OSError as error:
                 hopeless = isinstance(error, PermissionError) or "ACCESS_DENIED" in str(error)
                 if hopeless or time.monotonic() + pause > end:
-                    reason = str(error).splitlines()[0]
+                    reason = str(error).splitlines()[0].rstrip(".")
                     raise RunError(
-                        f"{self.uri} cannot be read or written: {reason} Nothing that is there "
+                        f"{self.uri} cannot be read or written: {reason}. Nothing that is there "
                         "is lost; once the cause is gone, `raysearch resume` goes on."
                     ) from None
             time.sleep(pause)

@@ -124,7 +124,9 @@ def test_store_that_keeps_failing_is_named_with_the_cause(pair, monkeypatch):
 
 @pytest.mark.parametrize("uri", ["s4://bucket/a", "s3:///a", "://a"])
 def test_uri_that_is_none_is_refused_with_examples(uri):
-    with pytest.raises(ConfigError, match="cannot be opened as a place for runs: .*s3://bucket"):
+    with pytest.raises(
+        ConfigError, match=r"cannot be opened as a place for runs: .*[^.]\. Give s3://bucket"
+    ):
         open_filesystem(uri)
 
 
