@@ -27,6 +27,10 @@ def ensemble(
         float | None,
         typer.Option(min=0, help="Milliseconds for one image at most, on this machine's CPU."),
     ] = None,
+    shifts: Annotated[
+        bool,
+        typer.Option("--shifts", help="See images in ten positions too: ten passes a network."),
+    ] = False,
     refit: Annotated[
         bool,
         typer.Option("--refit", help="Train the selected members again, on train + validation."),
@@ -55,6 +59,7 @@ def ensemble(
             objective=objective,
             max_members=max_members,
             budget=budget,
+            shifts=shifts,
             refit=refit,
             on_progress=lambda line: stderr.print(line, highlight=False, markup=False),
         )

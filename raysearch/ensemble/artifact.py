@@ -26,9 +26,10 @@ import numpy as np
 from raysearch import __version__
 from raysearch.ensemble import manifest as form
 from raysearch.ensemble.manifest import InputEntry, Manifest, MemberEntry
-from raysearch.ensemble.member import Member
+from raysearch.ensemble.member import Member, weights_of
 from raysearch.errors import ArtifactError, RunError
 from raysearch.files import atomic_folder, write_json, write_text
+from raysearch.models.views import PLAIN, SHIFTED
 
 if TYPE_CHECKING:
     from raysearch.data.shards import Split
@@ -172,8 +173,8 @@ def copy_artifact(source: Path, target: Path) -> Artifact:
 
 
 def folder_of(member: Member) -> str:
-    """Where the weights go; shared by a candidate and its mirrored twin."""
-    return f"members/{member.trial:04d}-{member.candidate.removesuffix('_mirror')}"
+    """Where the weights go; shared by candidates that differ in their views alone."""
+    return f"members/{member.trial:04d}-{weights_of(member.candidate)}"
 
 
 def _by_folder(
@@ -222,7 +223,8 @@ def _describe(
                 weight=member.weight / total,
                 temperature=member.temperature,
                 folder=folder_of(member),
-                mirror=member.mirror,
+                mirror=member.views > PLAIN,
+                shifts=member.views == SHIFTED,
                 params=member.parameters,
             )
             for member in members

@@ -22,19 +22,17 @@ def build_network(folder: Path, manifest: Manifest) -> EnsembleNetwork:
     """
     backbones = []
     for name in manifest.folders:
-        mirror = any(member.mirror for member in manifest.members if member.folder == name)
-        backbones.append(_read_backbone(folder / name, manifest, mirror))
+        views = max(member.views for member in manifest.members if member.folder == name)
+        backbones.append(_read_backbone(folder / name, manifest, views))
     votes = [
-        Vote(
-            manifest.folders.index(member.folder), member.mirror, member.weight, member.temperature
-        )
+        Vote(manifest.folders.index(member.folder), member.views, member.weight, member.temperature)
         for member in manifest.members
     ]
     network = EnsembleNetwork(backbones, votes, manifest.temperature)
     return network.to(memory_format=torch.channels_last)
 
 
-def _read_backbone(folder: Path, manifest: Manifest, mirror: bool) -> Backbone:
+def _read_backbone(folder: Path, manifest: Manifest, views: int) -> Backbone:
     where = folder / CONFIG
     record = TrialRecord.from_json(read_json(where), str(where))
     if (record.classes, record.shape) != (manifest.classes, manifest.input.shape):
@@ -47,7 +45,7 @@ def _read_backbone(folder: Path, manifest: Manifest, mirror: bool) -> Backbone:
     with torch.random.fork_rng(devices=[]):
         preprocess, network = record.build()
     network.load_state_dict(weights)
-    return Backbone(preprocess, network, mirror)
+    return Backbone(preprocess, network, views)
 
 
 def shapes_of(record: TrialRecord, where: str) -> dict[str, list[int]]:

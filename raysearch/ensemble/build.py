@@ -21,6 +21,7 @@ from raysearch.ensemble.library import Library, load_library
 from raysearch.ensemble.manifest import Manifest
 from raysearch.ensemble.member import Member
 from raysearch.errors import ArtifactError
+from raysearch.models.views import MIRRORED, SHIFTED
 from raysearch.train.trial import trial_folders
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def build_ensemble(
     steps: int = 50,
     max_members: int | None = None,
     budget: Budget | None = None,
+    shifts: bool = False,
     refit: bool = False,
     out: Path | str | None = None,
     on_progress: Progress | None = None,
@@ -48,6 +50,7 @@ def build_ensemble(
     """Select from all trials of ``run``, estimate, and write the artifact to ``out``
     (``RUN/ensemble``), which is replaced only by a whole and checked one.
 
+    With ``shifts``, weights that are selected are seen in ten views too, and selected from again.
     With ``refit`` its members are trained again, on train and validation (`ensemble.refit`).
 
     Raises `ArtifactError` where ``run`` is no run, holds no usable candidate or none that fits
@@ -61,8 +64,12 @@ def build_ensemble(
     out = Path(out) if out is not None else run / "ensemble"
     options = {"objective": objective, "steps": steps, "max_members": max_members}
     shards = open_data(run)
-    library, networks = _affordable(run, _usable_library(run, shards, progress), budget, progress)
+    library = _usable_library(run, shards, SHIFTED if shifts else MIRRORED, progress)
+    library, networks = _affordable(run, library, budget, progress)
     library, ensemble = _select_exact(library, shards, networks, budget, options, progress)
+    if shifts:
+        library = _with_shifts(library, ensemble, shards, networks, budget, progress)
+        library, ensemble = _select_exact(library, shards, networks, budget, options, progress)
     progress("estimating by cross-validation of the selection")
     nested = nested_estimate(
         library.probs_NVK,
@@ -110,10 +117,10 @@ def _description(run: Path) -> dict[str, Any]:
         ) from None
 
 
-def _usable_library(run: Path, shards: Shards, progress: Progress) -> Library:
+def _usable_library(run: Path, shards: Shards, views: int, progress: Progress) -> Library:
     from raysearch.ensemble.rescore import without_lost_weights
 
-    library = without_lost_weights(load_library(run, shards))
+    library = without_lost_weights(load_library(run, shards, views=views))
     trials = len(trial_folders(run))
     progress(f"{len(library)} candidates of {len(library.records)} trials, of {trials} in the run")
     _require_candidates(library, run)
@@ -195,6 +202,24 @@ def _select_exact(
     return library, selected(library)
 
 
+def _with_shifts(
+    library: Library,
+    ensemble: Ensemble,
+    shards: Shards,
+    networks: Networks,
+    budget: Budget,
+    progress: Progress,
+) -> Library:
+    """The library and, as far as ``budget`` allows, the members' weights in ten views."""
+    from raysearch.ensemble.rescore import add_shifts
+    from raysearch.train.device import default_device
+
+    members, validation = ensemble.selection.members, shards.split("validation")
+    library = add_shifts(library, members, validation, default_device(), progress)
+    table = CostTable(library.candidates, networks)
+    return library.without(unaffordable(library.candidates, table, budget))
+
+
 def _front(
     run: Path,
     library: Library,
@@ -226,7 +251,7 @@ def members_of(library: Library, ensemble: Ensemble) -> list[Member]:
             weight=float(ensemble.selection.weights_N[n]),
             temperature=float(ensemble.temperature_N[n]),
             weights_file=candidate.weights_file,
-            mirror=candidate.mirror,
+            views=candidate.views,
             train=candidate.train,
             parameters=candidate.parameters,
         )
@@ -240,7 +265,9 @@ def _refit(
     from raysearch.ensemble.refit import refit_members
 
     chosen = [library.candidates[n] for n in ensemble.selection.members]
-    epochs = {candidate.trial: candidate.epoch for candidate in chosen}
+    epochs: dict[int, int] = {}
+    for candidate in chosen:
+        epochs[candidate.trial] = max(candidate.epoch, epochs.get(candidate.trial, 0))
     return refit_members(run, members_of(library, ensemble), epochs, shards, progress)
 
 

@@ -52,10 +52,12 @@ def confusion_table(classes: Sequence[str], confusion: Sequence[Sequence[int]]) 
 def cost_lines(manifest: Manifest) -> str:
     """Parameters, passes, and what else was measured when it was exported."""
     params = {member.folder: member.params for member in manifest.members}
-    mirrored = {member.folder for member in manifest.members if member.mirror}
+    views: dict[str, int] = {}
+    for member in manifest.members:
+        views[member.folder] = max(member.views, views.get(member.folder, 0))
     lines = {
         "parameters": f"{sum(params.values()):,}, of all networks",
-        "passes through a network for one image": f"{len(params) + len(mirrored)}",
+        "passes through a network for one image": f"{sum(views.values())}",
     }
     cost = manifest.cost
     if "bytes" in cost:

@@ -1,8 +1,8 @@
 """What candidates and ensembles of them cost, and which may join under a budget.
 
-What costs is a set of weights: it is run once, or twice where a member wants the mirror image
-too, however often it votes. So a candidate that is chosen again costs nothing, a mirrored twin
-costs the second pass, and averaged and raw weights of one trial are two networks.
+What costs is a set of weights: it is run once, or as often as the member that wants the most views
+of an image needs, however often it votes. So a candidate that is chosen again costs nothing, a
+mirrored twin costs the second pass, and averaged and raw weights of one trial are two networks.
 """
 
 import re
@@ -26,7 +26,7 @@ class NetworkCost:
     """Of one network, seen once: ``params``, ``bytes`` of its weights, and ``flops`` of a forward
     pass of one image (a multiplication and an addition are two).
 
-    ``latency_ms`` is by batch, 1, 2 (an image and its mirror image) and 64; None: not measured.
+    ``latency_ms`` is by batch: 1, 2 and 10 (an image in so many views) and 64; None: not measured.
     """
 
     params: int
@@ -34,13 +34,13 @@ class NetworkCost:
     flops: int
     latency_ms: Mapping[int, float] | None = None
 
-    def of(self, unit: str, passes: int) -> float:
-        """In one of `UNITS`, for an image that is seen in ``passes`` views."""
+    def of(self, unit: str, views: int) -> float:
+        """In one of `UNITS`, for an image that is seen in so many ``views``."""
         if unit in ("params", "bytes"):
             return getattr(self, unit)
         if unit == "flops":
-            return self.flops * passes
-        return np.nan if self.latency_ms is None else self.latency_ms[passes]
+            return self.flops * views
+        return np.nan if self.latency_ms is None else self.latency_ms[views]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class CostTable:
         self.weights_N = np.array([numbers[c.weights_file] for c in candidates], np.int64)
         self.networks = len(numbers)
         self._cost_N = {
-            unit: np.array([networks[c.trial].of(unit, c.passes) for c in candidates], np.float64)
+            unit: np.array([networks[c.trial].of(unit, c.views) for c in candidates], np.float64)
             for unit in UNITS
         }
 

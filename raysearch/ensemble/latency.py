@@ -20,12 +20,13 @@ import torch
 from raysearch.ensemble.network import Backbone, untrained_backbone
 from raysearch.ensemble.onnx import INPUT, OUTPUT, export_onnx
 from raysearch.ensemble.program import export_program
+from raysearch.models.views import VIEWS
 from raysearch.train.trial import TrialRecord
 
 if TYPE_CHECKING:
     import onnxruntime
 
-BATCHES = (1, 2, 64)
+BATCHES = (*VIEWS, 64)
 _OPSET = 18
 _ROUNDS = 9
 _SECONDS = 20.0

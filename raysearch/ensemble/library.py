@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from raysearch.config import TrainConfig
 from raysearch.data.shards import Shards
-from raysearch.ensemble.member import CANDIDATES
+from raysearch.ensemble.member import CANDIDATES, weights_of
 from raysearch.errors import InputError
+from raysearch.models.views import MIRRORED
 from raysearch.probabilities import Probabilities, read_probabilities
 from raysearch.train.trial import TrialFolder, TrialRecord, trial_folders
 
@@ -19,7 +20,7 @@ _ROW_SUM_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class Candidate:
-    """One set of weights of a trial, seen plainly or averaged with its mirror image.
+    """One set of weights of a trial and how many views its probabilities are averaged over.
 
     ``precision`` says how its probabilities were computed ("fp32", "bf16"), or "stale" where its
     weights were written after them.
@@ -28,16 +29,11 @@ class Candidate:
     trial: int
     name: str
     weights_file: Path
-    mirror: bool
+    views: int
     parameters: int
     train: TrainConfig
     epoch: int
     precision: str
-
-    @property
-    def passes(self) -> int:
-        """Forward passes per image."""
-        return 1 + self.mirror
 
     def __str__(self) -> str:
         return f"{self.trial:04d}/{self.name}"
@@ -75,9 +71,14 @@ class Library:
         )
 
 
-def load_library(run: Path | str, shards: Shards, trials: Container[int] | None = None) -> Library:
+def load_library(
+    run: Path | str,
+    shards: Shards,
+    trials: Container[int] | None = None,
+    views: int = MIRRORED,
+) -> Library:
     """Read ``validation.arrow`` of every trial of ``run`` (or of those in ``trials``), whatever
-    became of the trial.
+    became of the trial: candidates of at most so many ``views``.
 
     A file that is torn, or whose split, digest or classes are not those of ``shards``, is left
     out with its reason in `Library.skipped`; the library may be empty. Raises `DataError` where
@@ -90,7 +91,7 @@ def load_library(run: Path | str, shards: Shards, trials: Container[int] | None 
     for folder in trial_folders(run):
         if trials is not None and int(folder.path.name) not in trials:
             continue
-        read = read_trial(folder, shards)
+        read = read_trial(folder, shards, views)
         skipped |= read.skipped
         if read.record:
             records[read.record.trial] = read.record
@@ -115,7 +116,7 @@ class TrialCandidates:
     skipped: dict[str, str]
 
 
-def read_trial(folder: TrialFolder, shards: Shards) -> TrialCandidates:
+def read_trial(folder: TrialFolder, shards: Shards, views: int = MIRRORED) -> TrialCandidates:
     """Read one trial; nothing that is wrong with its files raises."""
 
     def left_out(reason: str) -> TrialCandidates:
@@ -134,6 +135,8 @@ def read_trial(folder: TrialFolder, shards: Shards) -> TrialCandidates:
         return left_out(reason)
     found, skipped = [], {}
     for candidate, probs_VK in read_candidates(folder, record, probabilities):
+        if candidate.views > views:
+            continue
         if fault := _fault(probs_VK):
             skipped[str(candidate)] = fault
         else:
@@ -147,20 +150,21 @@ def read_candidates(
     """The candidates in one trial's file, with ``probs_VK``; names that are not known are not
     candidates."""
     written = folder.validation.stat().st_mtime_ns
+    last = folder.read_status()["epochs"]
     for name, probs_VK in probabilities.candidates.items():
         if name not in CANDIDATES:
             continue
-        file, mirror = CANDIDATES[name]
+        file, views = CANDIDATES[name]
         weights_file = folder.path / file
         newer = weights_file.exists() and weights_file.stat().st_mtime_ns > written
         candidate = Candidate(
             trial=record.trial,
             name=name,
             weights_file=weights_file,
-            mirror=mirror,
+            views=views,
             parameters=record.parameters,
             train=record.train,
-            epoch=probabilities.epoch,
+            epoch=last if weights_of(name) == "last" else probabilities.epoch,
             precision="stale" if newer else probabilities.precision.get(name, "unknown"),
         )
         yield candidate, probs_VK

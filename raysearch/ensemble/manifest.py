@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from raysearch.config import describe
-from raysearch.ensemble.member import CANDIDATES
+from raysearch.ensemble.member import CANDIDATES, weights_of
 from raysearch.errors import ArtifactError
 from raysearch.files import sha256_of, write_text
+from raysearch.models.views import PLAIN, SHIFTED
 
 FORMAT = "raysearch-ensemble"
 VERSION = 1
@@ -42,11 +43,26 @@ class MemberEntry(_Part):
     candidate: Literal[tuple(CANDIDATES)]
     weight: Share
     temperature: Temperature
-    folder: Annotated[str, Field(pattern=r"^members/[0-9]{4,12}-(ema|raw)\z")]
+    folder: Annotated[str, Field(pattern=r"^members/[0-9]{4,12}-(ema|raw|last)\z")]
     """Shared by the candidates that have the same weights. The pattern keeps it inside."""
     mirror: bool
     """Averaged with the prediction for the mirror image."""
+    shifts: bool = False
+    """And with those for both in four more positions (`raysearch.models.views`)."""
     params: Annotated[int, Field(ge=0)]
+
+    @property
+    def views(self) -> int:
+        """How often the image is seen."""
+        return CANDIDATES[self.candidate][1]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MemberEntry":
+        weights = weights_of(self.candidate)
+        told = (self.mirror, self.shifts, self.folder.rpartition("-")[2])
+        if told != (self.views > PLAIN, self.views == SHIFTED, weights):
+            raise ValueError(f"mirror, shifts and folder must be those of {self.candidate!r}")
+        return self
 
 
 class InputEntry(_Part):

@@ -15,7 +15,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from raysearch.ensemble.cost import NetworkCost
-from raysearch.ensemble.latency import machine, measure_latencies
+from raysearch.ensemble.latency import BATCHES, machine, measure_latencies
 from raysearch.ensemble.network import untrained_backbone
 from raysearch.files import write_json
 from raysearch.train.trial import TrialFolder, TrialRecord, trial_folders
@@ -133,7 +133,8 @@ def _read(folder: TrialFolder, key: str) -> NetworkCost | None:
             return None
         here = values.pop("machine") == machine()
         latency = values.pop("latency_ms")
-        latency = {int(b): float(ms) for b, ms in latency.items()} if here and latency else None
+        latency = {int(b): float(ms) for b, ms in latency.items()} if here and latency else {}
+        latency = latency if set(latency) == set(BATCHES) else None
         return NetworkCost(**values, latency_ms=latency)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -4,14 +4,29 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raysearch.config import TrainConfig
+from raysearch.models.views import MIRRORED, PLAIN, SHIFTED
 
-CANDIDATES = {
-    "ema": ("best/model.safetensors", False),
-    "ema_mirror": ("best/model.safetensors", True),
-    "raw": ("best/raw.safetensors", False),
-    "raw_mirror": ("best/raw.safetensors", True),
+_WEIGHTS = {
+    "ema": "best/model.safetensors",
+    "raw": "best/raw.safetensors",
+    "last": "best/last.safetensors",
 }
-"""Candidate name to (weights file within its trial's folder, averaged with its mirror image)."""
+_VIEWS = {"": PLAIN, "_mirror": MIRRORED, "_shifts": SHIFTED}
+CANDIDATES = {
+    weights + view: (file, count)
+    for weights, file in _WEIGHTS.items()
+    for view, count in _VIEWS.items()
+}
+"""Candidate name to (weights file within its trial's folder, how many views it is averaged over).
+
+ema: averaged weights of the best epoch. raw: unaveraged ones, where that was the last epoch. last:
+averaged ones of the last epoch, where that was not the best.
+"""
+
+
+def weights_of(candidate: str) -> str:
+    """``ema``, ``raw`` or ``last``."""
+    return candidate.partition("_")[0]
 
 
 @dataclass(frozen=True)
@@ -24,6 +39,6 @@ class Member:
     weight: float
     temperature: float
     weights_file: Path
-    mirror: bool
+    views: int
     train: TrainConfig
     parameters: int

@@ -12,33 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from raysearch.models.preprocess import Preprocess
+from raysearch.models.views import PLAIN, views_of
 from raysearch.train.trial import TrialRecord
 
 
 @dataclass(frozen=True)
 class Vote:
-    """A member's part in the sum: which backbone, with its mirrored view or not, and how much."""
+    """A member's part in the sum: which backbone, over how many views, and how much."""
 
     backbone: int
-    mirror: bool
+    views: int
     weight: float
     temperature: float
 
 
 class Backbone(nn.Module):
-    """One set of weights, run once on each view that some member needs."""
+    """One set of weights, run once on each of the ``views`` that some member needs."""
 
-    def __init__(self, preprocess: Preprocess, network: nn.Module, mirror: bool):
+    def __init__(self, preprocess: Preprocess, network: nn.Module, views: int = PLAIN):
         super().__init__()
         self.preprocess = preprocess
         self.network = network
-        self.views = 2 if mirror else 1
+        self.views = views
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
-        """``probs_TNK`` float32: the plain view and, where a member needs it, the mirrored one."""
+        """``probs_TNK`` float32 of T views (`raysearch.models.views`)."""
         x_NCSS = self.preprocess(images_NCHW)
-        if self.views == 2:
-            x_NCSS = torch.cat([x_NCSS, x_NCSS.flip(3)])
+        if self.views > PLAIN:
+            x_NCSS = torch.cat(views_of(x_NCSS, self.views))
         probs = torch.softmax(self.network(x_NCSS).float(), dim=1)
         return probs.reshape(self.views, -1, probs.shape[1])
 
@@ -48,7 +49,7 @@ def untrained_backbone(record: TrialRecord) -> Backbone:
     generators stay as they were."""
     with torch.random.fork_rng(devices=[]):
         preprocess, network = record.build()
-    return Backbone(preprocess, network, mirror=False).eval()
+    return Backbone(preprocess, network).eval()
 
 
 class EnsembleNetwork(nn.Module):
@@ -74,11 +75,7 @@ class EnsembleNetwork(nn.Module):
     def member_probs(self, images_NCHW: Tensor) -> Tensor:
         """``probs_MNK`` float32 of each member, before any temperature."""
         views = [backbone(images_NCHW) for backbone in self.backbones]
-        members = [
-            views[vote.backbone].mean(0) if vote.mirror else views[vote.backbone][0]
-            for vote in self.votes
-        ]
-        return torch.stack(members)
+        return torch.stack([views[vote.backbone][: vote.views].mean(0) for vote in self.votes])
 
     def combine(self, probs_MNK: Tensor) -> Tensor:
         """The weighted, temperature-scaled mixture ``probs_NK`` of the members."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from raysearch.data.dataset import load_merged
 from raysearch.data.shards import Shards
-from raysearch.ensemble.member import CANDIDATES, Member
+from raysearch.ensemble.member import Member, weights_of
 from raysearch.train.device import default_device
 from raysearch.train.refit import refit_trial
 from raysearch.train.trial import TrialFolder, TrialRecord
@@ -33,6 +33,10 @@ class Refitted:
     account: dict[str, Any]
 
 
+_LEFT = {"ema": "model", "last": "model", "raw": "raw"}
+"""Weights of a candidate to those that training leaves, whose last epoch is the chosen one."""
+
+
 def refit_members(
     run: Path,
     members: Sequence[Member],
@@ -40,8 +44,8 @@ def refit_members(
     shards: Shards,
     on_progress: Progress = lambda line: None,
 ) -> Refitted:
-    """Train the trials of ``members`` again, each for as many ``epochs`` (by trial) as those that
-    its selected weights had, in ``RUN/refit``. What is whole there already is taken."""
+    """Train the trials of ``members`` again, each for as many ``epochs`` (by trial) as its selected
+    weights had, in ``RUN/refit``. What is whole there already is taken."""
     begin, device = time.monotonic(), default_device()
     dataset = load_merged(shards.path, device, classes=shards.classes)
     records, folders = {}, {}
@@ -59,7 +63,9 @@ def refit_members(
         )
     return Refitted(
         members=[
-            replace(m, weights_file=folders[m.trial] / CANDIDATES[m.candidate][0]) for m in members
+            replace(m, weights_file=folders[m.trial] / "best" / f"{left}.safetensors")
+            for m in members
+            for left in [_LEFT[weights_of(m.candidate)]]
         ],
         records=records,
         account={

@@ -4,7 +4,7 @@ The exported graph computes in fp32 from the weights: only probabilities made th
 the score that it will have.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from raysearch.data.feeding import HostImages
 from raysearch.data.shards import Split
 from raysearch.ensemble.assembly import check_weights, shapes_of
 from raysearch.ensemble.library import Candidate, Library, normalized, read_candidates
+from raysearch.ensemble.member import weights_of
 from raysearch.errors import ArtifactError, RaysearchError
 from raysearch.models.preprocess import Preprocess
+from raysearch.models.views import SHIFTED
 from raysearch.probabilities import read_probabilities, write_probabilities
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.trial import TrialFolder, TrialRecord
@@ -88,13 +90,38 @@ def rescore(
     return updated.without(lost)
 
 
+def add_shifts(
+    library: Library,
+    members: Sequence[int],
+    validation: Split,
+    device: torch.device,
+    on_progress: Callable[[str], None] = lambda line: None,
+) -> Library:
+    """The library and a candidate of ten views for the weights of each of ``members``, in fp32,
+    written to its trial's file too. Weights that have one already are left alone."""
+    wanted = {}
+    for n in members:
+        candidate = library.candidates[n]
+        name = weights_of(candidate.name) + "_shifts"
+        wanted[candidate.trial, name] = replace(candidate, name=name, views=SHIFTED)
+    known = {(candidate.trial, candidate.name) for candidate in library.candidates}
+    added = [candidate for key, candidate in wanted.items() if key not in known]
+    old, blank_VK = len(library), np.zeros_like(library.probs_NVK[:1])
+    extended = replace(
+        library,
+        candidates=(*library.candidates, *added),
+        probs_NVK=np.concatenate([library.probs_NVK, *[blank_VK] * len(added)]),
+    )
+    return rescore(extended, list(range(old, old + len(added))), validation, device, on_progress)
+
+
 def _predict(
     record: TrialRecord, candidate: Candidate, images_NCHW: HostImages, device: torch.device
 ) -> NDArray[np.float16]:
     with torch.random.fork_rng(devices=[]):
         preprocess, network = record.build()
     network.load_state_dict(load_file(candidate.weights_file))
-    probs_VK = _full_precision_probs(network, preprocess, images_NCHW, candidate.mirror, device)
+    probs_VK = _full_precision_probs(network, preprocess, images_NCHW, candidate.views, device)
     return probs_VK.numpy().astype(np.float16)
 
 
@@ -102,7 +129,7 @@ def _full_precision_probs(
     network: torch.nn.Module,
     preprocess: Preprocess,
     images_NCHW: HostImages,
-    mirror: bool,
+    views: int,
     device: torch.device,
 ) -> torch.Tensor:
     """`predict_probs` without TF32, whose ten-bit mantissas the exported graph does not have."""
@@ -110,7 +137,7 @@ def _full_precision_probs(
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     try:
         return predict_probs(
-            network.to(device), preprocess.to(device), images_NCHW, mirror=mirror, device=device
+            network.to(device), preprocess.to(device), images_NCHW, views=views, device=device
         )
     finally:
         torch.backends.cuda.matmul.allow_tf32 = matmul

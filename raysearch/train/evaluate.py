@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from raysearch.data.feeding import HostImages, fed, in_slices
+from raysearch.models.views import PLAIN, views_of
 
 
 @torch.inference_mode()
@@ -12,7 +13,7 @@ def predict_probs(
     preprocess: nn.Module,
     images_NCHW: Tensor | HostImages,
     *,
-    mirror: bool = False,
+    views: int = PLAIN,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
     dtype: torch.dtype | None = None,
@@ -22,7 +23,7 @@ def predict_probs(
     The network is put into evaluation mode and left there.
 
     Args:
-        mirror: average the probabilities with those of the mirrored images.
+        views: one of `raysearch.models.views.VIEWS`, over which the probabilities are averaged.
         dtype: autocast type; None computes in fp32.
     """
     device = torch.device(device)
@@ -32,10 +33,6 @@ def predict_probs(
         for images in parts:
             x = preprocess(images.to(device)).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                logits = network(x)
-                mirrored = network(x.flip(3)) if mirror else None
-            probs = logits.float().softmax(1)
-            if mirrored is not None:
-                probs = (probs + mirrored.float().softmax(1)) / 2
-            batches.append(probs.cpu())
+                seen = [network(view).float().softmax(1) for view in views_of(x, views)]
+            batches.append((sum(seen) / views).cpu())
     return torch.cat(batches)

@@ -26,6 +26,7 @@ from raysearch.errors import ConfigError
 from raysearch.models.freeze import freeze, train_mode
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
+from raysearch.models.views import PLAIN
 from raysearch.models.weights import Weights
 from raysearch.train.augment import augment
 from raysearch.train.balance import EpochRows
@@ -154,7 +155,7 @@ class Training:
         self.workers.align_buffers(self.network, self.average.network)
         if not math.isfinite(loss):
             raise Diverged(f"The training loss is {loss} in epoch {epoch}; try a lower lr.")
-        probs_VK = self.validation_probs(self.average.network, mirror=False)
+        probs_VK = self.validation_probs(self.average.network)
         labels_V = self.dataset.validation.labels_N.cpu().numpy()
         if not np.isfinite(probs_VK).all():
             raise Diverged(f"The weights are not finite after epoch {epoch}; try a lower lr.")
@@ -267,14 +268,14 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
 
-    def validation_probs(self, network: nn.Module, mirror: bool) -> np.ndarray:
+    def validation_probs(self, network: nn.Module, views: int = PLAIN) -> np.ndarray:
         """``probs_VK`` float32 of ``network`` on the validation split, computed by all workers."""
         images = self.dataset.validation.images_NCHW
         mine = predict_probs(
             network,
             self.preprocess,
             self.workers.share(images),
-            mirror=mirror,
+            views=views,
             device=self.device,
             dtype=self.dtype,
         )

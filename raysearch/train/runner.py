@@ -14,8 +14,9 @@ from raysearch.data.dataset import Dataset
 from raysearch.errors import ArtifactError, InputError
 from raysearch.files import is_disk_full, write_text
 from raysearch.models.registry import build_model, count_parameters
+from raysearch.models.views import MIRRORED, PLAIN
 from raysearch.models.weights import Weights
-from raysearch.probabilities import Probabilities, write_probabilities
+from raysearch.probabilities import Probabilities, read_probabilities, write_probabilities
 from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.device import device_name, free_memory, keep_memory
 from raysearch.train.distributed import Workers
@@ -200,6 +201,10 @@ class Recorder:
             candidates = self._candidates(end)
             if self.workers.leads:
                 self._save_best(end, candidates)
+        elif training.ended:
+            mirrored_VK = training.validation_probs(training.average.network, MIRRORED)
+            if self.workers.leads:
+                self._save_last(end, {"last": end.probs_VK, "last_mirror": mirrored_VK})
         if self.workers.leads:
             write_metrics(self.files.metrics, self.rows)
             for name in METRICS[1:]:
@@ -214,11 +219,11 @@ class Recorder:
         training = end.training
         candidates = {
             "ema": end.probs_VK,
-            "ema_mirror": training.validation_probs(training.average.network, mirror=True),
+            "ema_mirror": training.validation_probs(training.average.network, MIRRORED),
         }
         if end.metrics["epoch"] == self.epochs:
-            for name, mirror in (("raw", False), ("raw_mirror", True)):
-                candidates[name] = training.validation_probs(training.network, mirror=mirror)
+            for name, views in (("raw", PLAIN), ("raw_mirror", MIRRORED)):
+                candidates[name] = training.validation_probs(training.network, views)
         return candidates
 
     def _save_best(self, end: EpochEnd, candidates: dict) -> None:
@@ -236,6 +241,23 @@ class Recorder:
                 classes=self.dataset.classes,
                 epoch=int(end.metrics["epoch"]),
                 precision=dict.fromkeys(candidates, precision),
+            ),
+        )
+
+    def _save_last(self, end: EpochEnd, candidates: dict) -> None:
+        """Add the averaged weights of the last epoch, which was not the best, to the best's."""
+        try:
+            old = read_probabilities(self.files.validation)
+        except ArtifactError:  # damaged since: the trial goes on without it
+            return
+        save_weights(self.files.best / "last.safetensors", end.training.average.network)
+        precision = "fp32" if end.training.dtype is None else "bf16"
+        write_probabilities(
+            self.files.validation,
+            replace(
+                old,
+                candidates=old.candidates | candidates,
+                precision=old.precision | dict.fromkeys(candidates, precision),
             ),
         )
 

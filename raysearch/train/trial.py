@@ -6,6 +6,7 @@ status.json                 {"status", "epochs", "error"}; "stopped": why it end
 checkpoint/                 newest state, for resume
 best/model.safetensors      averaged weights of the epoch with the lowest validation log loss
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
+best/last.safetensors       averaged weights of the last epoch, where it was not the best
 validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
 cost.json                   what the network costs, once that was measured (`ensemble.measure`)
 """

@@ -28,7 +28,7 @@ VOTES = [
     (3, "ema", 0.4, 1.3),
     (3, "ema_mirror", 0.2, 1.0),
     (7, "raw_mirror", 0.3, 0.7),
-    (12, "ema", 0.1, 2.0),
+    (12, "ema_shifts", 0.1, 2.0),
     (12, "raw", 0.0, 1.0),
 ]
 
@@ -73,13 +73,13 @@ def make_record(trial: int, shards) -> TrialRecord:
 def make_member(
     folder: Path, record: TrialRecord, trial: int, candidate: str, weight: float, temperature: float
 ) -> Member:
-    name, mirror = CANDIDATES[candidate]
+    name, views = CANDIDATES[candidate]
     path = folder / f"{trial:04d}" / name
     if not path.exists():
         _, network = record.build()
         randomize(network, seed=trial + len(name))
         save_weights(path, network)
-    return Member(trial, candidate, weight, temperature, path, mirror, record.train, 99)
+    return Member(trial, candidate, weight, temperature, path, views, record.train, 99)
 
 
 def randomize(network: nn.Module, seed: int) -> None:
@@ -103,7 +103,7 @@ def combine_reference(members, records, images_NCHW) -> np.ndarray:
         preprocess, network = records[member.trial].build()
         network.load_state_dict(load_file(member.weights_file))
         images = torch.from_numpy(np.array(images_NCHW))
-        probs = predict_probs(network, preprocess, images, mirror=member.mirror)
+        probs = predict_probs(network, preprocess, images, views=member.views)
         mixture += member.weight * sharpen_reference(probs.half().numpy(), member.temperature)
     return sharpen_reference(mixture, TEMPERATURE)
 

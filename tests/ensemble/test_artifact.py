@@ -216,7 +216,7 @@ def test_pytorch_alone_runs_the_program_without_unpickling(tmp_path, artifact_fo
 def test_rounding_of_tiny_probabilities_under_a_high_temperature_is_not_a_failure():
     logits = torch.tensor([[0.0, -17.5, -16.0]])
     network = EnsembleNetwork(
-        [Backbone(nn.Flatten(), nn.Linear(1, 3), mirror=False)], [Vote(0, False, 1.0, 4.0)], 1.0
+        [Backbone(nn.Flatten(), nn.Linear(1, 3))], [Vote(0, 1, 1.0, 4.0)], 1.0
     )
     with torch.no_grad():
         network.backbones[0].network.weight.zero_()
@@ -260,12 +260,12 @@ def test_copy_is_verified_and_takes_no_foreign_files(tmp_path, artifact_folder):
         ((1, 16, 16), 16, "per_image"),
     ],
 )
-def test_exported_preprocessing_equals_torch(tmp_path, rng, shape, side, normalize):
+def test_exported_preprocessing_and_views_equal_torch(tmp_path, rng, shape, side, normalize):
     statistics = [[0.4] * shape[0], [0.3] * shape[0]]
     pooled = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * shape[0], 5))
     nn.init.normal_(pooled[2].weight, 0, 2, generator=torch.Generator().manual_seed(0))
-    backbone = Backbone(Preprocess(normalize, side, *statistics), pooled, mirror=True)
-    network = EnsembleNetwork([backbone], [Vote(0, True, 1.0, 1.5)], 0.9)
+    backbone = Backbone(Preprocess(normalize, side, *statistics), pooled, views=10)
+    network = EnsembleNetwork([backbone], [Vote(0, 10, 0.6, 1.5), Vote(0, 2, 0.4, 1.0)], 0.9)
     path = tmp_path / "model.onnx"
     export_onnx(export_program(network, shape), path, {})
     images = rng.integers(0, 256, (9, *shape), dtype=np.uint8)

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from made_run import blur, make_data, make_run, trial_folder
+from made_run import blur, change_probabilities, make_data, make_run, trial_folder
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -16,8 +16,10 @@ from raysearch.ensemble.artifact import load_artifact
 from raysearch.ensemble.build import build_ensemble
 from raysearch.ensemble.cost import Budget
 from raysearch.ensemble.library import load_library
+from raysearch.ensemble.member import weights_of
 from raysearch.ensemble.rescore import rescore, without_lost_weights
 from raysearch.errors import ArtifactError, ConfigError, DataError
+from raysearch.models.views import SHIFTED
 from raysearch.probabilities import read_probabilities
 from raysearch.train.evaluate import predict_probs
 
@@ -62,7 +64,7 @@ def test_rescoring_recovers_the_probabilities_of_the_weights(run, shards):
     preprocess, network = record.build()
     network.load_state_dict(load_file(updated.candidates[indices[0]].weights_file))
     images = torch.from_numpy(np.array(shards.split("validation").images_NCHW))
-    expected_VK = predict_probs(network, preprocess, images, mirror=True).numpy()
+    expected_VK = predict_probs(network, preprocess, images, views=2).numpy()
     np.testing.assert_allclose(updated.probs_NVK[indices[0]], expected_VK, atol=1e-3)
 
 
@@ -181,6 +183,33 @@ def test_a_record_in_another_trials_folder_is_left_out(run):
     shutil.copy(trial_folder(run, 1).config, trial_folder(run, 0).config)
     report = build_ensemble(run)
     assert "is of trial 1" in report.skipped["0000"]
+
+
+def test_shifts_are_ten_views_of_selected_weights_and_selected_from_only_when_asked(run, shards):
+    plain = build_ensemble(run)
+    report = build_ensemble(run, shifts=True, out=run.parent / "shifted")
+    library = load_library(run, shards, views=SHIFTED)
+    added = {n: c for n, c in enumerate(library.candidates) if c.views == SHIFTED}
+    weights = {(m["trial"], weights_of(m["candidate"])) for m in plain.members}
+    assert {(c.trial, weights_of(c.name)) for c in added.values()} == weights
+    images = torch.from_numpy(np.array(shards.split("validation").images_NCHW))
+    for n, candidate in added.items():
+        preprocess, network = library.records[candidate.trial].build()
+        network.load_state_dict(load_file(candidate.weights_file))
+        expected_VK = predict_probs(network, preprocess, images, views=SHIFTED).numpy()
+        np.testing.assert_allclose(library.probs_NVK[n], expected_VK, atol=1e-3)
+    assert build_ensemble(run).members == plain.members
+    assert build_ensemble(run, shifts=True).members == report.members
+    for trial in range(3):  # nothing else is left to select from
+        file = read_probabilities(trial_folder(run, trial).validation)
+        kept = {name: probs for name, probs in file.candidates.items() if "shifts" in name}
+        change_probabilities(run, trial, candidates=kept)
+    shifted = build_ensemble(run, shifts=True)
+    assert {(m["trial"], weights_of(m["candidate"])) for m in shifted.members} <= weights
+    manifest = load_artifact(run / "ensemble").manifest
+    assert all(member.shifts and member.views == SHIFTED for member in manifest.members)
+    with pytest.raises(ArtifactError, match="no candidate for an ensemble"):
+        build_ensemble(run)
 
 
 def test_cap_on_members_and_target_folder_are_obeyed(run, tmp_path):

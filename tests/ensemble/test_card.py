@@ -99,7 +99,7 @@ def test_standard_errors_twins_and_costs_are_told_where_they_are_known(artifact_
     assert "| nested estimate | 0.6123 ± 0.0200 | 0.9000 |" in text
     assert "are in train too: 5" in text
     assert "7.0 MB" in text and "0.123 GFLOP" in text and "2.5 ms" in text
-    assert "passes through a network for one image: 5" in text, "two of three are mirrored"
+    assert "passes through a network for one image: 14" in text, "2, 2 and 10"
 
 
 def test_members_are_told_with_their_networks(artifact_folder):

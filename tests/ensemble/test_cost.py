@@ -24,27 +24,28 @@ from raysearch.errors import ArtifactError, ConfigError
 
 TRAIN = parse_train_config({"model": "mlp"})
 NETWORKS = {
-    0: NetworkCost(10, 40, 100, {1: 1.0, 2: 1.5, 64: 20.0}),
-    1: NetworkCost(7, 28, 900, {1: 4.0, 2: 6.0, 64: 90.0}),
-    2: NetworkCost(500, 2000, 50, {1: 0.5, 2: 0.5, 64: 9.0}),
+    0: NetworkCost(10, 40, 100, {1: 1.0, 2: 1.5, 10: 5.0, 64: 20.0}),
+    1: NetworkCost(7, 28, 900, {1: 4.0, 2: 6.0, 10: 20.0, 64: 90.0}),
+    2: NetworkCost(500, 2000, 50, {1: 0.5, 2: 0.5, 10: 1.5, 64: 9.0}),
 }
 
 
 def make_candidate(trial, name):
-    file, mirror = CANDIDATES[name]
+    file, views = CANDIDATES[name]
     path = Path(f"{trial:04d}") / file
-    return Candidate(trial, name, path, mirror, 10, TRAIN, 1, "fp32")
+    return Candidate(trial, name, path, views, 10, TRAIN, 1, "fp32")
 
 
-CANDIDATES_HERE = [make_candidate(trial, name) for trial in NETWORKS for name in CANDIDATES]
+NAMES = ("ema", "ema_mirror", "raw", "raw_mirror")
+CANDIDATES_HERE = [make_candidate(trial, name) for trial in NETWORKS for name in NAMES]
 
 
 def cost_by_hand(members, unit):
-    """Run every set of weights once, or on both views where a mirrored member wants them."""
+    """Run every set of weights once, or on all the views that one of its members wants."""
     total = 0.0
     chosen = [CANDIDATES_HERE[n] for n in members]
     for file in {c.weights_file for c in chosen}:
-        views = 1 + any(c.mirror for c in chosen if c.weights_file == file)
+        views = max(c.views for c in chosen if c.weights_file == file)
         network = NETWORKS[int(file.parts[0])]
         total += {
             "params": network.params,
@@ -71,6 +72,14 @@ def test_a_member_again_is_free_a_mirror_is_a_pass_and_raw_weights_are_another_n
     assert table.of([0, 0]) == table.of([0])
     assert table.of([0, 1]) == {"params": 10, "bytes": 40, "flops": 200, "latency_ms": 1.5}
     assert table.of([0, 2]) == {"params": 20, "bytes": 80, "flops": 200, "latency_ms": 2.0}
+
+
+def test_shifted_views_cost_ten_passes_and_hold_the_mirrored_ones():
+    shifted = [make_candidate(0, name) for name in ("ema_mirror", "ema_shifts", "last_shifts")]
+    table = CostTable(shifted, NETWORKS)
+    expected = {"params": 10, "bytes": 40, "flops": 1000, "latency_ms": 5.0}
+    assert table.of([1]) == table.of([0, 1]) == expected
+    assert table.of([1, 2]) == {unit: 2 * value for unit, value in expected.items()}
 
 
 def test_latency_of_what_was_not_measured_is_unknown():

@@ -42,7 +42,7 @@ def test_every_candidate_of_every_trial_is_read(run, shards):
     np.testing.assert_array_equal(library.labels_V, shards.split("validation").labels_N)
     assert library.skipped == {}
     first = library.candidates[1]
-    assert (first.precision, first.mirror, first.epoch) == ("fp32", True, 1)
+    assert (first.precision, first.views, first.epoch) == ("fp32", 2, 1)
     assert first.weights_file.name == "model.safetensors" and first.weights_file.exists()
 
 

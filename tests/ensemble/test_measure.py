@@ -50,7 +50,7 @@ def test_equal_architectures_are_measured_once_and_remembered(run, records, monk
 
     def fake(records, seconds=0.0):
         measured.extend(records.values())
-        return {key: {1: 1.5, 2: 2.5, 64: 30.0} for key in records}
+        return {key: {1: 1.5, 2: 2.5, 10: 9.0, 64: 30.0} for key in records}
 
     monkeypatch.setattr(measure, "measure_latencies", fake)
     costs, faults = measure.network_costs(run, records)
@@ -59,7 +59,7 @@ def test_equal_architectures_are_measured_once_and_remembered(run, records, monk
     assert costs[0].latency_ms is None
     costs, _ = measure.with_latency(run, records, costs, [0, 2])
     assert [record.trial for record in measured] == [0, 2]
-    assert costs[1].latency_ms == {1: 1.5, 2: 2.5, 64: 30.0}
+    assert costs[1].latency_ms == {1: 1.5, 2: 2.5, 10: 9.0, 64: 30.0}
     known, _ = measure.network_costs(run, records)
     again, _ = measure.with_latency(run, records, known, [0, 1, 2])
     assert again == costs
@@ -74,7 +74,7 @@ def cost_of(run, record):
 
 def test_what_was_measured_on_another_machine_or_network_is_not_believed(run, records, monkeypatch):
     cost = cost_of(run, records[0])
-    latency = {1: 1.5, 2: 2.5, 64: 30.0}
+    latency = {1: 1.5, 2: 2.5, 10: 9.0, 64: 30.0}
     monkeypatch.setattr(
         measure, "measure_latencies", lambda records: dict.fromkeys(records, latency)
     )
@@ -83,6 +83,8 @@ def test_what_was_measured_on_another_machine_or_network_is_not_believed(run, re
     values = json.loads(cost_file(run, 0).read_text())
     cost_file(run, 0).write_text(json.dumps(values | {"machine": "another"}))
     assert cost_of(run, records[0]).latency_ms is None
+    cost_file(run, 0).write_text(json.dumps(values | {"latency_ms": {"1": 1.5, "2": 2.5}}))
+    assert cost_of(run, records[0]).latency_ms is None, "of fewer batches than are asked for now"
     cost_file(run, 0).write_text(json.dumps(values | {"architecture": "another", "flops": 1}))
     assert cost_of(run, records[0]) == cost
 
@@ -147,7 +149,7 @@ def test_a_network_that_cannot_be_exported_is_a_fault_of_its_trials_alone(
 def test_latencies_are_of_graphs_that_say_what_the_network_says(record, tmp_path):
     session = latency.session_of(record, tmp_path / "network.onnx")
     (found,) = latency.take_turns([session], [record.shape], seconds=0.05)
-    assert list(found) == [1, 2, 64]
+    assert list(found) == [1, 2, 10, 64]
     assert all(ms > 0 for ms in found.values())
     backbone = untrained_backbone(record)
     images = torch.randint(0, 256, (3, *record.shape), dtype=torch.uint8)

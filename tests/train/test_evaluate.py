@@ -7,6 +7,7 @@ from torch import nn
 
 from raysearch.models.preprocess import Preprocess
 from raysearch.models.registry import build_model
+from raysearch.models.views import MIRRORED, SHIFTED, VIEWS, views_of
 from raysearch.train.evaluate import predict_probs
 
 IMAGES = make_dataset().train.images_NCHW[:37]
@@ -35,9 +36,9 @@ def by_hand(network: nn.Module, images: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("mirror", [False, True])
-def test_rows_are_probabilities_in_float32_on_the_cpu(network, preprocess, mirror, dtype):
-    probs = predict_probs(network, preprocess, IMAGES, mirror=mirror, dtype=dtype)
+@pytest.mark.parametrize("views", VIEWS)
+def test_rows_are_probabilities_in_float32_on_the_cpu(network, preprocess, views, dtype):
+    probs = predict_probs(network, preprocess, IMAGES, views=views, dtype=dtype)
     assert (probs.shape, probs.dtype, probs.device.type) == ((37, 3), torch.float32, "cpu")
     assert (probs >= 0).all()
     torch.testing.assert_close(probs.sum(1), torch.ones(37), atol=1e-6, rtol=0)
@@ -50,10 +51,17 @@ def test_probabilities_are_those_by_hand(network, preprocess):
 
 def test_mirrored_probabilities_are_the_mean_of_both_views(network, preprocess):
     mean = (by_hand(network, IMAGES) + by_hand(network, IMAGES.flip(3))) / 2
-    probs = predict_probs(network, preprocess, IMAGES, mirror=True)
+    probs = predict_probs(network, preprocess, IMAGES, views=MIRRORED)
     torch.testing.assert_close(probs, mean, atol=1e-6, rtol=1e-5)
-    mirrored = predict_probs(network, preprocess, IMAGES.flip(3), mirror=True)
+    mirrored = predict_probs(network, preprocess, IMAGES.flip(3), views=MIRRORED)
     torch.testing.assert_close(probs, mirrored, atol=1e-6, rtol=1e-5)
+
+
+def test_shifted_probabilities_are_the_mean_of_ten_views(network, preprocess):
+    seen = views_of(IMAGES.float(), SHIFTED)
+    mean = torch.stack([by_hand(network, view) for view in seen]).mean(0)
+    probs = predict_probs(network, preprocess, IMAGES, views=SHIFTED)
+    torch.testing.assert_close(probs, mean, atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 36, 37, 1000])
@@ -82,4 +90,4 @@ def test_network_is_evaluated_not_trained(network, preprocess):
 
 
 def test_no_images_give_no_rows(network, preprocess):
-    assert predict_probs(network, preprocess, IMAGES[:0], mirror=True).shape == (0, 3)
+    assert predict_probs(network, preprocess, IMAGES[:0], views=MIRRORED).shape == (0, 3)

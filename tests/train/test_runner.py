@@ -118,15 +118,16 @@ def test_kept_probabilities_are_those_of_the_kept_weights(tmp_path, precision, l
     assert kept.classes == dataset.classes
     assert set(kept.precision.values()) == {label}
     preprocess, network = files.read_record().build()
-    names = {"ema": ("model", False), "ema_mirror": ("model", True)}
-    names |= {"raw": ("raw", False), "raw_mirror": ("raw", True)}
+    files_of = {"ema": "model", "raw": "raw", "last": "last"}
+    names = {name: (file, 1) for name, file in files_of.items()}
+    names |= {f"{name}_mirror": (file, 2) for name, file in files_of.items()}
     assert kept.candidates.keys() <= names.keys()
     for name, probs_VK in kept.candidates.items():
-        weights, mirror = names[name]
+        weights, views = names[name]
         network.load_state_dict(load_file(files.best / f"{weights}.safetensors"))
         images = dataset.validation.images_NCHW
         dtype = torch.bfloat16 if precision == "bf16" else None
-        expected = predict_probs(network, preprocess, images, mirror=mirror, dtype=dtype)
+        expected = predict_probs(network, preprocess, images, views=views, dtype=dtype)
         np.testing.assert_allclose(probs_VK, expected, atol=1e-3 if dtype is None else 0.02)
 
 
@@ -134,7 +135,7 @@ def test_kept_probabilities_are_those_of_the_kept_weights(tmp_path, precision, l
     ("losses", "best", "raw"),
     [([3, 2, 1], 3, True), ([1, 2, 3], 1, False), ([3, 1, 2], 2, False), ([2, 1, 1], 2, False)],
 )
-def test_best_epoch_is_kept_and_raw_weights_only_where_it_is_the_last(
+def test_best_epoch_is_kept_with_raw_weights_where_it_is_the_last_and_the_last_where_not(
     tmp_path, monkeypatch, losses, best, raw
 ):
     score(monkeypatch, losses)
@@ -146,10 +147,14 @@ def test_best_epoch_is_kept_and_raw_weights_only_where_it_is_the_last(
     run(tmp_path)
     files = TrialFolder(tmp_path)
     kept = read_probabilities(files.validation)
-    names = {"ema", "ema_mirror"} | ({"raw", "raw_mirror"} if raw else set())
+    other = "raw" if raw else "last"
+    names = {"ema", "ema_mirror", other, f"{other}_mirror"}
     assert (kept.epoch, set(kept.candidates)) == (best, names)
-    assert (files.best / "raw.safetensors").exists() == raw
+    kept_files = {path.stem for path in files.best.iterdir()}
+    assert kept_files == {"model", other}
     assert_bitwise_equal(load_file(files.best / "model.safetensors"), averages[best - 1])
+    if not raw:
+        assert_bitwise_equal(load_file(files.best / "last.safetensors"), averages[-1])
 
 
 def test_divergence_keeps_the_epochs_before_it_and_says_where(tmp_path, monkeypatch):
@@ -241,7 +246,8 @@ def test_early_end_is_completed_and_says_why(tmp_path, monkeypatch):
     expected = {"status": "completed", "epochs": 4, "error": "", "stopped": why}
     assert files.read_status() == expected
     kept = read_probabilities(files.validation)
-    assert (kept.epoch, set(kept.candidates)) == (2, {"ema", "ema_mirror"})
+    names = {"ema", "ema_mirror", "last", "last_mirror"}
+    assert (kept.epoch, set(kept.candidates)) == (2, names)
     assert run(tmp_path, config, report=stop_at(5)) == "completed"  # and it stays ended
     assert files.read_status() == expected
 
