@@ -87,15 +87,17 @@ class Accuracy:
         lost_V = (rival_VK & (high_VK < needed_VK)).any(axis=1)
         open_VK = rival_VK & (low_VK < needed_VK) & ~lost_V[:, None]
         open_V = open_VK.any(axis=1)
-        sample_A = np.flatnonzero(open_V)
-        rivals_A = open_VK[sample_A].sum(axis=1)
-        self.first_A = np.concatenate([[0], np.cumsum(rivals_A)])
+        self.first_A = np.concatenate([[0], np.cumsum(open_VK[open_V].sum(axis=1))])
         self.low_P, self.high_P = low_VK[open_VK], high_VK[open_VK]
         self.start_P = needed_VK[open_VK]
-        self.counts_A = counts_V[sample_A]
+        self.counts_A = counts_V[open_V]
         self.settled, self.total = counts_V[~lost_V & ~open_V].sum(), counts_V.sum()
+        rival_P = np.flatnonzero(open_VK)
+        truth_P = rival_P + np.broadcast_to(labels_V[:, None] - classes, open_VK.shape)[open_VK]
         self.margins_PN = kernels.gather_margins(
-            probs_NVK, labels_V, sample_A, self.first_A, np.nonzero(open_VK)[1]
+            probs_NVK.reshape(len(probs_NVK), -1),
+            truth_P.astype(np.uintp),
+            rival_P.astype(np.uintp),
         )
 
     def reset(self) -> None:

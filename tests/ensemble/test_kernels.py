@@ -1,8 +1,12 @@
-"""Compiled loops where numba has no OpenMP."""
+"""Compiled loops against NumPy's, and where numba has no OpenMP."""
 
 import os
 import subprocess
 import sys
+
+import numpy as np
+
+from raysearch.ensemble import kernels
 
 TWO_THREADS = """
 import threading
@@ -39,3 +43,23 @@ def test_two_python_threads_may_select_where_numba_has_its_simplest_pool_alone()
         text=True,
     )
     assert done.stdout == "right\n", done.stderr
+
+
+def test_margins_and_their_bounds_equal_numpys(rng):
+    """For more candidates, samples and rivals than one block holds."""
+    probs_NVK = rng.dirichlet(np.ones(3), (300, 520)).astype(np.float32)
+    labels_V = rng.integers(0, 3, 520)
+    fixed_NVK = np.rint(probs_NVK.astype(np.float64) * kernels.UNIT).astype(int)
+    truth_NV = np.take_along_axis(fixed_NVK, labels_V[None, :, None], axis=2)
+    lead_NX = (truth_NV - fixed_NVK).reshape(300, -1)
+
+    low_VK, high_VK = kernels.margin_bounds(probs_NVK, labels_V)
+    np.testing.assert_array_equal(low_VK.ravel(), lead_NX.min(axis=0))
+    np.testing.assert_array_equal(high_VK.ravel(), lead_NX.max(axis=0))
+
+    rival_P = np.flatnonzero(rng.random(lead_NX.shape[1]) < 0.3)
+    truth_P = rival_P // 3 * 3 + labels_V[rival_P // 3]
+    margins_PN = kernels.gather_margins(
+        probs_NVK.reshape(300, -1), truth_P.astype(np.uintp), rival_P.astype(np.uintp)
+    )
+    np.testing.assert_array_equal(margins_PN, lead_NX[:, rival_P].T)
