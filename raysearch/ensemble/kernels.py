@@ -20,6 +20,7 @@ UNIT = 2**24
 
 _one_at_a_time = threading.Lock()
 _LANES = 128
+_STREAMS = 6
 _FACTORS_PER_LOG = 32
 _MANTISSA, _ONE, _LOG_2 = 2**52 - 1, 1023 << 52, float(np.log(2))
 _BLOCK = 64  # Lines at a time in the innermost cache.
@@ -64,27 +65,33 @@ def log_loss_with(truth_NV, total_V, members, candidates_I):
     """Log loss of the mean of ``members`` (summed up in ``total_V`` float64) and each candidate.
 
     Multiplies in place of adding logs: factors lie between 2**-24 (the floor) and
-    ``members + 1``, so the product of 32 neither underflows nor overflows float64.
+    ``members + 1``, so the product of 32 neither underflows nor overflows float64. Several
+    candidates at a time, since memory answers several streams of reads sooner than one.
     """
     V = len(total_V)
     rows = V // _LANES
     size = members + 1
     floor = PROBABILITY_FLOOR * size
     loss_I = np.empty(len(candidates_I))
-    product = np.ones(_LANES)
-    for i in range(len(candidates_I)):
-        truth_V = truth_NV[candidates_I[i]]
-        logs = 0.0
+    product_SL = np.ones((_STREAMS, _LANES))
+    for first in range(0, len(candidates_I), _STREAMS):
+        streams_S = candidates_I[first : first + _STREAMS]
+        logs_S = np.zeros(len(streams_S))
         for row in range(rows):
-            first = row * _LANES
-            for lane in range(_LANES):
-                product[lane] *= max(total_V[first + lane] + truth_V[first + lane], floor)
-            if row % _FACTORS_PER_LOG == _FACTORS_PER_LOG - 1:
-                logs += _take_log(product)
-        for v in range(rows * _LANES, V):
-            product[v - rows * _LANES] *= max(total_V[v] + truth_V[v], floor)
-        logs += _take_log(product)
-        loss_I[i] = np.log(size) - logs / V
+            total_L = total_V[row * _LANES : (row + 1) * _LANES]
+            for s in range(len(streams_S)):
+                truth_L = truth_NV[streams_S[s], row * _LANES : (row + 1) * _LANES]
+                product_L = product_SL[s]
+                for lane in range(_LANES):
+                    product_L[lane] *= max(total_L[lane] + truth_L[lane], floor)
+                if row % _FACTORS_PER_LOG == _FACTORS_PER_LOG - 1:
+                    logs_S[s] += _take_log(product_L)
+        for s in range(len(streams_S)):
+            for v in range(rows * _LANES, V):
+                factor = max(total_V[v] + truth_NV[streams_S[s], v], floor)
+                product_SL[s, v - rows * _LANES] *= factor
+            logs_S[s] += _take_log(product_SL[s])
+        loss_I[first : first + _STREAMS] = np.log(size) - logs_S / V
     return loss_I
 
 
