@@ -105,16 +105,33 @@ def test_lint_bans_ray_outside_search_even_inside_a_function(source):
     assert ruff_findings("raysearch/search/planted.py", source) == []
 
 
-def test_cli_starts_without_heavy_imports():
-    heavy = ("torch", "ray", "optuna", "timm", "matplotlib", "pandas", "pyarrow", "onnxruntime")
-    script = (
-        "import sys\nfrom raysearch import cli\ncli._register()\n"
-        f"print([name for name in {heavy} if name in sys.modules])"
-    )
+def heavy_imports_of(script: str) -> str:
+    """Which of the packages that take long to import ``script`` imports, as it prints them last."""
+    heavy = ("torch", "ray", "optuna", "timm", "matplotlib", "pandas", "onnxruntime")
     process = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", f"{script}\nprint([n for n in {heavy} if n in sys.modules])"],
         capture_output=True,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert process.stdout.strip() == "[]", process.stdout + process.stderr
+    assert process.returncode == 0, process.stdout + process.stderr
+    return process.stdout.splitlines()[-1]
+
+
+def test_cli_starts_without_heavy_imports():
+    assert heavy_imports_of("import sys\nfrom raysearch import cli\ncli._register()") == "[]"
+    assert heavy_imports_of("import sys\nimport pandas") == "['pandas']"
+
+
+def test_status_of_a_run_is_told_without_heavy_imports(tmp_path):
+    (tmp_path / "trials" / "0000").mkdir(parents=True)
+    script = f"""
+import sys
+from raysearch import cli
+sys.argv = ["raysearch", "status", {str(tmp_path)!r}]
+try:
+    cli.main()
+except SystemExit as end:
+    assert not end.code
+"""
+    assert heavy_imports_of(script) == "[]"

@@ -3,9 +3,7 @@
 import math
 from collections import Counter
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from raysearch.errors import ConfigError
 from raysearch.files import write_text
@@ -18,13 +16,16 @@ from raysearch.report.runfiles import (
 )
 from raysearch.train.trial import FAILURES, TrialFolder, trial_folders
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SCORES = ("validation_log_loss", "validation_accuracy", "validation_macro_f1")
 COLUMNS = ("trial", "model", "status", "epochs", "best_epoch", *SCORES, "parameters", "seconds")
 _STATES = dict.fromkeys(FAILURES, "failed") | {"interrupted": "pending"}
 """Trial status to the state that `run_status` counts it under, where the two differ."""
 
 
-def leaderboard(run: Path | str) -> pd.DataFrame:
+def leaderboard(run: Path | str) -> "pd.DataFrame":
     """One row a trial, lowest validation log loss first, trials without one last.
 
     Columns: `COLUMNS`, then every configuration field whose value differs between trials, by
@@ -32,6 +33,8 @@ def leaderboard(run: Path | str) -> pd.DataFrame:
     ``seconds`` are summed over the epochs; ``parameters`` is NaN where unknown.
     Raises `ArtifactError` where ``run`` is not a run's folder.
     """
+    import pandas as pd
+
     rows, settings = [], []
     for folder in trial_folders(require_run(run)):
         config = read_object(folder.config)
@@ -40,7 +43,9 @@ def leaderboard(run: Path | str) -> pd.DataFrame:
         execution = config.get("execution") or {}
         fields["accumulate"] = execution.get("accumulate", 1)
         settings.append({name: value for name, value in fields.items() if name != "model.name"})
-        rows.append(_row(folder, config, str(fields.get("model.name", ""))))
+        about = {"model": str(fields.get("model.name", ""))}
+        about["parameters"] = config.get("parameters", math.nan)
+        rows.append(_row(folder) | about)
     board = pd.DataFrame(rows, columns=list(COLUMNS)).astype({"parameters": object})
     varying = _varying(settings)
     values = [[s.get(name) for name in varying] for s in settings]
@@ -49,18 +54,16 @@ def leaderboard(run: Path | str) -> pd.DataFrame:
     return board.sort_values(["validation_log_loss", "trial"], ignore_index=True)
 
 
-def _row(folder: TrialFolder, config: dict[str, Any], model: str) -> dict[str, Any]:
+def _row(folder: TrialFolder) -> dict[str, Any]:
     status, curve = folder.read_status(), read_curve(folder)
     scored = [row for row in curve if math.isfinite(row.get("validation_log_loss", math.nan))]
     best = min(scored, key=lambda row: row["validation_log_loss"], default={})
     return {
         "trial": int(folder.path.name),
-        "model": model,
         "status": status["status"],
         "epochs": len(curve),
         "best_epoch": int(best.get("epoch", 0)),
         **{name: best.get(name, math.nan) for name in SCORES},
-        "parameters": config.get("parameters", math.nan),
         "seconds": sum(row.get("seconds", 0.0) for row in curve),
     }
 
@@ -100,18 +103,16 @@ def run_status(run: Path | str) -> dict[str, Any]:
     wrote. Raises `ArtifactError` where ``run`` is not a run's folder.
     """
     run = require_run(run)
-    board, description = leaderboard(run), read_description(run)
+    rows, description = [_row(folder) for folder in trial_folders(run)], read_description(run)
     counts = dict.fromkeys(("running", "completed", "pruned", "failed", "pending"), 0)
-    for status in board["status"]:
-        counts[_STATES.get(status, status)] += 1
-    counts["pending"] += max(_planned(run, description) - len(board), 0)
-    scored = board.dropna(subset=["validation_log_loss"])
-    best = None
-    if len(scored):
-        first = scored.iloc[0]
-        best = {"trial": int(first["trial"])}
-        best |= {name: float(first[name]) for name in ("validation_accuracy", SCORES[0])}
-    failures = Counter(status for status in board["status"] if status in FAILURES)
+    for row in rows:
+        counts[_STATES.get(row["status"], row["status"])] += 1
+    counts["pending"] += max(_planned(run, description) - len(rows), 0)
+    scored = [row for row in rows if not math.isnan(row["validation_log_loss"])]
+    best = min(scored, key=lambda row: (row["validation_log_loss"], row["trial"]), default=None)
+    if best:
+        best = {name: best[name] for name in ("trial", "validation_accuracy", SCORES[0])}
+    failures = Counter(row["status"] for row in rows if row["status"] in FAILURES)
     return {
         "trials": counts,
         "failures": dict(failures),

@@ -14,17 +14,19 @@ cost.json                   what the network costs, once that was measured (`ens
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter
-from torch import nn
 
 from raysearch.config import TrainConfig, parse_train_config
-from raysearch.data.dataset import Dataset
 from raysearch.errors import ArtifactError
 from raysearch.files import write_json
-from raysearch.models.preprocess import Preprocess
-from raysearch.models.registry import build_model
+
+if TYPE_CHECKING:  # a run's folder is read without torch
+    from torch import nn
+
+    from raysearch.data.dataset import Dataset
+    from raysearch.models.preprocess import Preprocess
 
 STATUSES = (
     "pending",
@@ -84,8 +86,11 @@ class TrialRecord:
     execution: Execution = Execution()
     started_from: Origin | None = None
 
-    def build(self) -> tuple[Preprocess, nn.Module]:
+    def build(self) -> "tuple[Preprocess, nn.Module]":
         """Preprocessing and the network, its weights freshly initialized."""
+        from raysearch.models.preprocess import Preprocess
+        from raysearch.models.registry import build_model
+
         train = self.train
         preprocess = Preprocess(train.normalize, train.image_size, list(self.mean), list(self.std))
         network = build_model(train.model, self.shape[0], len(self.classes), train.image_size)
@@ -108,7 +113,7 @@ class TrialRecord:
 def make_record(
     trial: int,
     train: TrainConfig,
-    dataset: Dataset,
+    dataset: "Dataset",
     parameters: int,
     execution: Execution,
     started_from: Origin | None = None,
