@@ -1,6 +1,7 @@
 """What all tests share: where the real data is, and small images made on the spot."""
 
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -56,5 +57,26 @@ def run_command():
         if result.exception is not None:
             raise result.exception
         return result
+
+    return run
+
+
+@pytest.fixture
+def run_program(monkeypatch, capsys):
+    """``run_program(*words)``: what a shell sees of `raysearch`, run in this process, which has
+    paid for the imports; an exception that would be a traceback there is raised."""
+    from raysearch import cli
+
+    def run(*words: object) -> subprocess.CompletedProcess:
+        monkeypatch.setattr(cli.app, "registered_commands", [])
+        monkeypatch.setattr(cli.app, "registered_groups", [])
+        monkeypatch.setattr("sys.argv", ["raysearch", *map(str, words)])
+        capsys.readouterr()
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        return subprocess.CompletedProcess(words, code, *capsys.readouterr())
 
     return run

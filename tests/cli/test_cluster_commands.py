@@ -1,8 +1,6 @@
 """`raysearch cluster`, `attach`, and `tune` with ``--cluster``, as they are typed."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,16 +13,13 @@ from raysearch.search.launch import launch
 ROOT = Path(__file__).parents[2]
 
 
-def raysearch(*words: object, **options) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "raysearch", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, **options)
-
-
 @pytest.fixture
-def environment(tmp_path, monkeypatch):
+def raysearch(tmp_path, monkeypatch, run_program):
+    """``raysearch(*words)`` in the checkout, of somebody whose home is ``tmp_path``."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.chdir(ROOT)
     monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
+    return run_program
 
 
 @pytest.fixture
@@ -35,15 +30,15 @@ def whole(tmp_path) -> Path:
     return path
 
 
-def test_check_names_each_fault_and_exits_2(environment):
-    done = raysearch("cluster", "check", "cluster.yaml", cwd=ROOT)
+def test_check_names_each_fault_and_exits_2(raysearch):
+    done = raysearch("cluster", "check", "cluster.yaml")
     assert done.returncode == 2
     assert len(done.stdout.splitlines()) == 2
     assert all(line.startswith("cluster.yaml:") for line in done.stdout.splitlines())
     assert done.stderr == ""
 
 
-def test_check_makes_what_a_whole_file_sends(environment, whole, tmp_path):
+def test_check_makes_what_a_whole_file_sends(raysearch, whole, tmp_path):
     done = raysearch("cluster", "check", whole)
     assert done.returncode == 0, done.stdout
     assert done.stdout == (
@@ -53,14 +48,14 @@ def test_check_makes_what_a_whole_file_sends(environment, whole, tmp_path):
     assert list((tmp_path / ".raysearch" / "wheels").glob("raysearch-*.whl"))
 
 
-def test_check_prints_one_object_with_json(environment):
-    done = raysearch("cluster", "check", "cluster.yaml", "--json", cwd=ROOT)
+def test_check_prints_one_object_with_json(raysearch):
+    done = raysearch("cluster", "check", "cluster.yaml", "--json")
     said = json.loads(done.stdout)
     assert (done.returncode, said["ok"]) == (2, False)
     assert {"key", "line", "message"} == set(said["faults"][0])
 
 
-def test_a_manifest_for_kuberay_is_left_to_kubectl(environment, tmp_path):
+def test_a_manifest_for_kuberay_is_left_to_kubectl(raysearch, tmp_path):
     text = (ROOT / "clusters" / "kuberay.yaml").read_text()
     path = tmp_path / "kuberay.yaml"
     path.write_text(text.replace("REPLACE_ME", "mine"))
@@ -75,7 +70,7 @@ def test_a_manifest_for_kuberay_is_left_to_kubectl(environment, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "a: &x [*x]\n", "a: [\n", "\ttab", "a: \x00"])
-def test_what_is_no_cluster_file_is_an_error_without_a_traceback(environment, tmp_path, text):
+def test_what_is_no_cluster_file_is_an_error_without_a_traceback(raysearch, tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     done = raysearch("cluster", "check", path)
@@ -123,16 +118,17 @@ def test_what_is_not_given_is_not_sent(monkeypatch):
     assert (request.space, request.data, request.name) == ("demo", None, None)
 
 
-def test_detach_and_down_need_a_cluster(environment, tmp_path):
+def test_detach_and_down_need_a_cluster(raysearch):
     for option in ("--detach", "--down"):
-        done = raysearch("tune", option, cwd=tmp_path)
+        done = raysearch("tune", option)
         assert done.returncode == 2
         assert "--cluster FILE" in done.stderr
 
 
-def test_a_dry_run_checks_and_starts_nothing(environment, whole, tmp_path):
+def test_a_dry_run_checks_and_starts_nothing(raysearch, whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     words = ["demo", "--cluster", whole, "--name", "x", "--dry-run", "--json"]
-    done = raysearch("tune", *words, cwd=tmp_path)
+    done = raysearch("tune", *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == "s3://mine/raysearch/x"
     assert done.stderr == ""
