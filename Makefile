@@ -8,8 +8,9 @@ ARGS ?=
 run: .venv/.ready
 	.venv/bin/raysearch tune $(ARGS)
 
+# Without ARGS everything, in two processes side by side.
 test: lint
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python $(if $(ARGS),-m pytest $(ARGS),.ci/test.py)
 
 # Everything that can happen to a cluster, on machines made out of namespaces; needs root.
 test-cluster: .venv/.ready
