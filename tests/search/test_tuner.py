@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from optuna.trial import TrialState
 from rich.console import Console
 
 from raysearch.probabilities import read_probabilities
+from raysearch.search import tuner
 from raysearch.search.capacity import Capacity, Machine
 from raysearch.search.plan import make_plan
 from raysearch.search.study import open_study
-from raysearch.search.tuner import run_search
 from raysearch.storage.runs import RunPlace
 from raysearch.train.runner import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders
@@ -23,13 +24,13 @@ from raysearch.train.trial import TrialFolder, trial_folders
 pytestmark = pytest.mark.slow
 
 
-def search(run, data, space, *, trials=None, seed=0, deadline=None, workers=1, executor=None):
+def search(run, data, space, *, cpus=2, trials=None, workers=1, executor=None):
+    """With one of ``cpus``, trials come one after the other and one process is started for all."""
     run.mkdir(exist_ok=True)
-    here = Capacity((Machine(2, 0),), 1)
+    here = Capacity((Machine(cpus, 0),), 1)
     plan = make_plan(space, here, trials=trials, workers_per_trial=workers, executor=executor)
-    return run_search(
-        RunPlace(run), data, space, plan, seed=seed, deadline=deadline, console=Console(stderr=True)
-    )
+    place, console = RunPlace(run), Console(stderr=True)
+    return tuner.run_search(place, data, space, plan, seed=0, deadline=None, console=console)
 
 
 def wait_for_all_cpus(seconds=20):
@@ -89,15 +90,32 @@ def test_trials_that_asha_stops_are_pruned_in_study_and_folder(
         assert len(trial.intermediate_values) == status["epochs"]
 
 
+@contextmanager
+def deadline_at(run, epoch):
+    """The deadline of the search in ``run`` comes when its first trial has had ``epoch`` epochs."""
+
+    class EarlyEnd(tuner.EndOfSearch):
+        def stop_all(self):
+            if TrialFolder(run / "trials" / "0000").read_status()["epochs"] >= epoch:
+                self.deadline = time.monotonic()
+            return super().stop_all()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuner, "EndOfSearch", EarlyEnd)
+        yield
+
+
 def test_search_that_is_cut_off_and_resumed_equals_the_uninterrupted_one(
     tmp_path, ray_here, shards_folder, write_space
 ):
     space = write_space(epochs=12)
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    search(whole, shards_folder, space, trials=2)
-    first = search(parts, shards_folder, space, trials=2, deadline=time.monotonic() + 3.0)
-    assert first.statuses.get("completed", 0) < 2
-    last = search(parts, shards_folder, space, trials=2)
+    search(whole, shards_folder, space, trials=2, cpus=1)
+    with deadline_at(parts, epoch=3):
+        first = search(parts, shards_folder, space, trials=2)
+    assert not first.interrupted and first.statuses.get("completed", 0) < 2
+    assert 3 <= len(curves(parts)["0000"]) < 12
+    last = search(parts, shards_folder, space, trials=2, cpus=1)
     assert last.statuses == {"completed": 2}
     assert curves(parts) == curves(whole)
 
@@ -109,7 +127,7 @@ def test_trial_that_diverges_fails_alone(
         "lr: {float: [0.001, 0.1], log: true}", "lr: {choice: [1.0e30, 0.05]}"
     )
     text = text.replace("{lr: 0.05, ", "{lr: 1.0e30, ").replace("[16]}", "[16]}\n  - {lr: 0.05}")
-    end = search(tmp_path / "run", shards_folder, write_space(text), trials=2)
+    end = search(tmp_path / "run", shards_folder, write_space(text), trials=2, cpus=1)
     assert end.statuses == {"diverged": 1, "completed": 1}
     status = TrialFolder(tmp_path / "run" / "trials" / "0000").read_status()
     assert "epoch 1" in status["error"]
