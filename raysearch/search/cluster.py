@@ -64,13 +64,9 @@ def ray_cluster(threads: int, address: str | None = None) -> Iterator[dict[str, 
     import ray
 
     environment = {"OMP_NUM_THREADS": str(threads), "PYTHONPATH": _import_path()}
-    options: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": environment},
-    }
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
-        options["address"] = address
+        options |= {"address": address, "runtime_env": {"env_vars": environment}}
     else:
         options |= {
             "address": "local",
@@ -79,7 +75,9 @@ def ray_cluster(threads: int, address: str | None = None) -> Iterator[dict[str, 
             "_node_ip_address": "127.0.0.1",
         }
     try:
-        ray.init(**options)
+        # Processes of our own Ray inherit it: those that wait for work from the start can be used.
+        with inherited({} if address else environment):
+            ray.init(**options)
     except Exception as error:  # timeouts, refusals and version conflicts have no common class
         ray.shutdown()
         raise RunError(_no_ray(address, error)) from error
@@ -87,6 +85,20 @@ def ray_cluster(threads: int, address: str | None = None) -> Iterator[dict[str, 
         yield ray.cluster_resources()
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def inherited(variables: dict[str, str]) -> Iterator[None]:
+    """Processes that are started within have ``variables`` in their environment."""
+    before = os.environ.copy()
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name in variables:
+            os.environ.pop(name)
+            if name in before:
+                os.environ[name] = before[name]
 
 
 def _choose_authentication(own: bool) -> None:

@@ -7,7 +7,7 @@ import threading
 import pytest
 
 from raysearch.search.capacity import Capacity, Machine, missing, node_types
-from raysearch.search.cluster import running_address
+from raysearch.search.cluster import inherited, running_address
 
 GPU, CPU = Machine(4, 1), Machine(8, 0)
 AWS = {
@@ -89,3 +89,26 @@ def test_cluster_of_another_user_of_the_machine_is_left_alone(ray_folder):
         ray_folder.write_text(f"127.0.0.1:{server.getsockname()[1]}")
         os.chown(ray_folder, 12345, -1)
         assert running_address() is None
+
+
+def test_variables_are_there_within_and_as_before_after(monkeypatch):
+    monkeypatch.setenv("RAYSEARCH_ONE", "before")
+    before = dict(os.environ)
+    with inherited({"RAYSEARCH_ONE": "within", "RAYSEARCH_TWO": "within"}):
+        assert os.environ["RAYSEARCH_ONE"] == os.environ["RAYSEARCH_TWO"] == "within"
+    assert dict(os.environ) == before
+
+
+@pytest.mark.slow
+def test_processes_of_ray_have_the_threads_asked_for_and_import_this_raysearch(ray_here):
+    import ray
+
+    import raysearch
+
+    @ray.remote
+    def see() -> tuple[str, str]:
+        import raysearch
+
+        return os.environ["OMP_NUM_THREADS"], raysearch.__file__
+
+    assert ray.get(see.remote()) == ("1", raysearch.__file__)
