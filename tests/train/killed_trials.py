@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pandas  # noqa: F401 - else each fork imports it, with its first Arrow array
+import tensorboardX  # noqa: F401 - likewise, with its first epoch
 import torch
 import torch._dynamo  # likewise, with its first optimizer
 from small_runs import make_config, make_dataset

@@ -11,8 +11,10 @@ import traceback
 from datetime import timedelta
 from pathlib import Path
 
+import pandas  # noqa: F401 - else each fork imports it, with its first Arrow array
+import tensorboardX  # noqa: F401 - likewise, with its first epoch
 import torch
-import torch._dynamo  # else each fork imports it, with its first optimizer
+import torch._dynamo  # likewise, with its first optimizer
 from small_runs import Stopped, make_config, make_dataset, run_fit, timeless
 from torch import distributed as dist
 
