@@ -1,5 +1,6 @@
 """The README's commands run, its options exist, its trees and links are there."""
 
+import json
 import os
 import re
 import shlex
@@ -119,17 +120,27 @@ def draw_photos(folder: Path, images_per_class: int = 60) -> None:
             Image.fromarray(image).save(folder / name / f"{number}.png")
 
 
+def shortened() -> list[list[str]]:
+    """Words of the commands that run here, with what makes them short."""
+    here = [words for words in RAYSEARCH if OF_A_CLUSTER not in words]
+    return [words + ([] if WHOLE in words else SHORTEN.get(words[0], [])) for words in here]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_commands_run_in_the_readmes_order(tmp_path):
     draw_photos(tmp_path / "photos")
     (tmp_path / "config.yaml").write_text("model: {name: mlp, hidden: [16]}\nimage_size: 24\n")
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    for words in (words for words in RAYSEARCH if OF_A_CLUSTER not in words):
-        more = [] if WHOLE in words else SHORTEN.get(words[0], [])
-        command = [sys.executable, "-m", "raysearch", *words, *more]
-        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True)
-        assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
+    (tmp_path / "commands").write_text("".join(f"{json.dumps(words)}\n" for words in shortened()))
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("run_commands.py"), "commands"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    print(done.stdout)
     for path in tree("results/photos/"):
         assert (tmp_path / path).exists(), path
     assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 1 + 180
