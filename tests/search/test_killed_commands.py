@@ -88,7 +88,7 @@ def results(run: Path) -> dict:
 
 
 def test_killed_commands_end_as_one_that_was_not_killed(
-    tmp_path, space_text, shards_folder, monkeypatch
+    tmp_path, space_text, shards_folder, monkeypatch, run_program
 ):
     scratch = tmp_path / "scratch"
     scratch.mkdir()
@@ -118,7 +118,7 @@ def test_killed_commands_end_as_one_that_was_not_killed(
             arguments = ["resume", run]
     done = raysearch("resume", run)
     assert done.returncode == 0, log.read_text() + done.stderr
-    assert "is finished" in raysearch("resume", run).stderr
+    assert "is finished" in run_program("resume", run).stderr
 
     expected, found = results(tmp_path / "whole"), results(run)
     assert found.keys() == expected.keys()

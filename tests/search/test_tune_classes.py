@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_search_on_two_of_three_classes_is_theirs_from_end_to_end(
-    tmp_path, space_text, shards_folder
+    tmp_path, space_text, shards_folder, run_program
 ):
     space = tmp_path / "two.yaml"
     space.write_text(
@@ -33,7 +33,7 @@ def test_search_on_two_of_three_classes_is_theirs_from_end_to_end(
     assert json.loads(more.stdout)["trials"] == {"completed": 3}, more.stderr
     chosen = json.loads(more.stdout)["ensemble"]["validation"]["accuracy"]
 
-    scored = raysearch(
+    scored = run_program(
         "evaluate", run / "ensemble", "--data", shards_folder, "--split", "validation", "--json"
     )
     report = json.loads(scored.stdout)
