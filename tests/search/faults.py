@@ -9,26 +9,28 @@ from typing import Any
 
 
 def make_fault() -> Callable[[str, Any, Any], None]:
-    """``meet(kind, once, training)``: do ``kind`` as ``training`` begins its second epoch, the
-    first time alone where a file ``once`` can be made."""
+    """``meet(kinds, once, training)``: do the first of ``kinds`` as ``training`` begins its second
+    epoch, the next as it begins its third; "once" means the first time alone, of which the
+    file ``once`` tells."""
 
-    def meet(kind: str, once: Any, training: Any) -> None:
+    def meet(kinds: str, once: Any, training: Any) -> None:
         import os
         import signal
 
         import torch
 
-        if training.epoch != 1:
-            return
+        kind = dict(enumerate(kinds.split(", "), start=1)).get(training.epoch, "")
         if kind.endswith("once"):
-            if once.exists():
+            if kind in (once.read_text() if once.exists() else ""):
                 return
-            once.touch()
+            with open(once, "a") as file:
+                file.write(kind)
         if kind.startswith("raise"):
             raise ValueError("a fault in the second epoch")
         if kind.startswith("memory"):
             raise torch.OutOfMemoryError("tried to allocate 9 GiB")
-        os.kill(os.getpid(), signal.SIGSTOP if kind.startswith("hang") else signal.SIGKILL)
+        if kind:
+            os.kill(os.getpid(), signal.SIGSTOP if kind.startswith("hang") else signal.SIGKILL)
 
     return meet
 

@@ -59,13 +59,13 @@ def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     faults = {1: "raise", 3: "hang", 5: "memory once", 7: "die", 9: "die once", 11: "memory"}
     monkeypatch.setattr(tuner, "train_inline", make_inline(faults))
     run, before = tmp_path / "run", stopped_processes()
-    end = search(run, shards_folder, write_space(), trials=13, trial_timeout=40.0)
+    end = search(run, shards_folder, write_space(), trials=13, trial_timeout=15.0)
     failed = {1: "failed", 3: "timeout", 7: "worker_lost", 11: "out_of_memory"}
     assert statuses(run) == dict.fromkeys(range(13), "completed") | failed
     assert (end.aborted, end.interrupted) == ("", False)
     assert stopped_processes() == before, "what hung was killed"
     assert error(run, 1) == "ValueError: a fault in the second epoch"
-    assert "no epoch ended within 40 s" in error(run, 3)
+    assert "no epoch ended within 15 s" in error(run, 3)
     assert "each time that it was started anew" in error(run, 7)
     assert "batch_size 32 does not fit on cpu, not even in 2 parts" in error(run, 11)
     states = {t.number: t.state for t in open_study(run / "study.log").trials}
@@ -91,21 +91,19 @@ def _described(run: Path, data: Path) -> Path:
 def test_a_fault_in_one_of_two_workers_ends_or_restarts_both(
     tmp_path, ray_here, shards_folder, write_space, monkeypatch
 ):
-    faults = {0: "raise", 1: "die once", 2: "hang", 3: "memory once"}
+    faults = {0: "raise", 1: "die once, memory once", 2: "hang"}
     faulty = make_train_trial(tuner.TrainTrial, faults)
     monkeypatch.setattr(tuner, "TrainTrial", faulty)
     run, before = tmp_path / "run", stopped_processes()
-    begin = time.monotonic()
-    search(run, shards_folder, write_space(), trials=4, workers_per_trial=2, trial_timeout=40.0)
-    print(f"{time.monotonic() - begin:.1f} s")
-    assert statuses(run) == {0: "failed", 1: "completed", 2: "timeout", 3: "completed"}
+    search(run, shards_folder, write_space(), trials=3, workers_per_trial=2, trial_timeout=30.0)
+    assert statuses(run) == {0: "failed", 1: "completed", 2: "timeout"}
     assert stopped_processes() == before
     assert error(run, 0) == "ValueError: a fault in the second epoch"
-    for trial in (1, 3):
-        folder = TrialFolder(run / "trials" / f"{trial:04d}")
-        assert [row["epoch"] for row in read_metrics(folder.metrics)] == [1, 2, 3]
-        assert folder.read_record().execution.workers == 2
-    assert folder.read_record().execution.accumulate == 2
+    folder = TrialFolder(run / "trials" / "0001")
+    assert [row["epoch"] for row in read_metrics(folder.metrics)] == [1, 2, 3]
+    execution = folder.read_record().execution
+    assert (execution.workers, execution.accumulate) == (2, 2)
+    assert sorted((run / "met-1").read_text().split(" once")) == ["", "die", "memory"]
 
 
 @pytest.mark.slow
