@@ -11,6 +11,8 @@ from typing import Any
 import ray
 from ray import tune
 
+from raysearch.search.groups import free
+
 RESTARTS = 2
 """How often a trial whose process was lost is started anew without an epoch in between."""
 START_SECONDS = 600.0
@@ -63,6 +65,9 @@ class Failures(tune.Callback):
         trial.max_failures = 0  # what hung would hang again
         ray.kill(trial.temporary_state.ray_actor)
 
+    def on_trial_recover(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        free(trial.trial_id)  # which its own process, now lost, cannot do any more
+
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
         result = trial.last_result
         finished = "completed" if result["epoch"] >= result["epochs"] else "pruned"
@@ -70,6 +75,7 @@ class Failures(tune.Callback):
         self.ends[trial.config["trial"]] = end
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        free(trial.trial_id)
         if trial.trial_id in self.hung:
             end = "timeout", timeout_words(self.timeout)
         else:

@@ -2,7 +2,8 @@
 
 The documented way (a Tune function that calls ``TorchTrainer.fit``) leaks its placement group
 when the scheduler stops a trial and no dashboard runs to clean up, and the search then waits for
-ever. This trainable keeps the Train controller's handle and aborts it on every kind of stop.
+ever. This trainable keeps the Train controller's handle and aborts it on every kind of stop, and
+its process, which takes longest to start, goes on with the next trial.
 """
 
 import queue
@@ -15,16 +16,21 @@ import ray
 import ray.train
 from ray import tune
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import (
+    PlacementGroupCleanerCallback,
+)
 from ray.train.v2._internal.exceptions import (
     WorkerHealthCheckFailedError,
     WorkerHealthCheckTimeoutError,
 )
-from ray.train.v2._internal.execution.callback import ControllerCallback
+from ray.train.v2._internal.execution.callback import ControllerCallback, WorkerGroupCallback
 from ray.train.v2.api.callback import UserCallback
 from ray.util.queue import Empty, Queue
 
 from raysearch.files import is_disk_full
 from raysearch.search.failures import RESTARTS, START_SECONDS, lost_words, timeout_words
+from raysearch.search.groups import announce, free
 from raysearch.search.worker import run_payload
 from raysearch.storage.locations import scratch_copy
 from raysearch.storage.mirror import Mirror
@@ -34,6 +40,8 @@ from raysearch.train.trial import STATUS, trial_name
 
 WORKER_GONE = WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError
 CONNECTION = ("Connection closed by peer", "Connection reset by peer", "ncclRemoteError")
+ABORT_SECONDS = 15.0
+"""How long a controller is waited for that was told to end."""
 ASK_SECONDS = 5.0
 """How often an object store is asked whether a trial has written."""
 
@@ -70,27 +78,41 @@ def is_loss(failure: BaseException) -> bool:
     return isinstance(failure, RuntimeError) and any(sign in str(failure) for sign in CONNECTION)
 
 
-class _SendHandle(ControllerCallback):
+class _Trainer(TorchTrainer):
+    """Without the two processes that Ray starts for every run to remove its placement group
+    (`raysearch.search.groups` does) and to hand out Ray Data's sets, which are not used."""
+
+    def _create_default_callbacks(self) -> list[Any]:
+        unused = PlacementGroupCleanerCallback | DatasetsCallback
+        return [c for c in super()._create_default_callbacks() if not isinstance(c, unused)]
+
+
+class _Announce(ControllerCallback, WorkerGroupCallback):
     """Runs inside the controller. It must not also be a UserCallback: those are never given the
     controller's hooks."""
 
-    def __init__(self, messages: Queue):
-        self.messages = messages
+    def __init__(self, messages: Queue, run: int, trial_id: str):
+        self.messages, self.run, self.trial_id = messages, run, trial_id
 
     def after_controller_start(self, *_: Any) -> None:
-        self.messages.put(("controller", ray.get_runtime_context().current_actor))
+        self.messages.put((self.run, "controller", ray.get_runtime_context().current_actor))
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        handle = worker_group.get_worker_group_state().placement_group_handle
+        announce(self.trial_id, handle.placement_group)
 
 
 class _SendReports(UserCallback):
-    def __init__(self, messages: Queue):
-        self.messages = messages
+    def __init__(self, messages: Queue, run: int):
+        self.messages, self.run = messages, run
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any):
-        self.messages.put(("report", metrics[0]))
+        self.messages.put((self.run, "report", metrics[0]))
 
 
 class TrainTrial(tune.Trainable):
-    """One trial as a Ray Train run of ``config["workers"]`` workers; a step is an epoch.
+    """One trial after the other, each as a Ray Train run of ``workers`` workers; a step is an
+    epoch.
 
     Whatever goes wrong in a worker ends them all, because those that are left wait for it in
     their next collective operation. A lost worker, and memory that ran out for the first time,
@@ -98,9 +120,22 @@ class TrainTrial(tune.Trainable):
     the trial, which its last result says.
     """
 
+    common: dict[str, Any] = {}
+    """What every trial of the search is given beside its own configuration."""
+
     def setup(self, config: dict[str, Any]) -> None:
-        self.payload = config
-        self.runs, self.lost = 0, 0
+        self.messages = Queue(actor_options={"num_cpus": 0})
+        self.runs = 0
+        self._begin(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._abort()
+        self._begin(new_config)
+        return True
+
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.payload = config = self.common | config
+        self.lost = 0
         self.asked, self.answer = -ASK_SECONDS, 0
         if config["uri"] is not None:
             self.mirror = Mirror(scratch_copy(config["uri"], 0), config["uri"])
@@ -116,12 +151,14 @@ class TrainTrial(tune.Trainable):
     def _launch(self) -> None:
         config = self.payload
         self.runs += 1
-        self.messages = Queue(actor_options={"num_cpus": 0})
         self.controller = None
+        self.launched = self.trial_id
         self.outcome: queue.SimpleQueue = queue.SimpleQueue()
         self.written = self._written()
         self.heard = time.monotonic() + START_SECONDS
-        trainer = TorchTrainer(
+        told = _SendReports(self.messages, self.runs)
+        announced = _Announce(self.messages, self.runs, self.trial_id)
+        trainer = _Trainer(
             train_worker,
             train_loop_config=config,
             torch_config=TorchConfig(backend=config["backend"]),
@@ -133,11 +170,12 @@ class TrainTrial(tune.Trainable):
             run_config=ray.train.RunConfig(
                 name=f"trial-{config['trial']:04d}-{self.trial_id}-{self.runs}",
                 storage_path=config["storage"],
-                callbacks=[_SendReports(self.messages), _SendHandle(self.messages)],
+                callbacks=[told, announced],
                 failure_config=ray.train.FailureConfig(max_failures=0, controller_failure_limit=3),
             ),
         )
-        threading.Thread(target=self._fit, args=(trainer, self.outcome), daemon=True).start()
+        self.thread = threading.Thread(target=self._fit, args=(trainer, self.outcome), daemon=True)
+        self.thread.start()
 
     @staticmethod
     def _fit(trainer: TorchTrainer, outcome: queue.SimpleQueue) -> None:
@@ -149,26 +187,36 @@ class TrainTrial(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         while True:
+            report = self._hear(0.2)
+            if report is not None:
+                if report["epoch"] > self.last["epoch"]:
+                    self.lost = 0
+                self.heard, self.last = time.monotonic(), report
+                return report
+            if self._is_late():
+                self._abort()
+                return self._failed("timeout", timeout_words(self.payload["timeout"]))
+            if self.outcome.empty():
+                continue
+            error = self.outcome.get()
+            if error is None:
+                return {"done": True, "__duplicate__": True}
+            status, words = diagnose(error)
+            if not self._starts_again(status):
+                return self._failed(status, words)
+
+    def _hear(self, seconds: float) -> dict[str, Any] | None:
+        """The next report of the run under way, or None where none comes for ``seconds``."""
+        while True:
             try:
-                kind, value = self.messages.get(timeout=0.2)
+                run, kind, value = self.messages.get(timeout=seconds)
             except Empty:
-                if self._is_late():
-                    return self._failed("timeout", timeout_words(self.payload["timeout"]))
-                if self.outcome.empty():
-                    continue
-                error = self.outcome.get()
-                if error is None:
-                    return {"done": True, "__duplicate__": True}
-                status, words = diagnose(error)
-                if not self._starts_again(status):
-                    return self._failed(status, words)
-            else:
-                if kind == "report":
-                    if value["epoch"] > self.last["epoch"]:
-                        self.lost = 0
-                    self.heard, self.last = time.monotonic(), value
-                    return value
-                self.controller = value
+                return None
+            if run != self.runs:
+                continue  # one that was aborted
+            if kind == "report":
+                return value
+            self.controller = value
 
     def _is_late(self) -> bool:
         timeout, written = self.payload["timeout"], self._written()
@@ -201,7 +249,6 @@ class TrainTrial(tune.Trainable):
             self.payload = self.payload | {"accumulate": 2}
         else:
             return False
-        self.messages.shutdown(force=True)
         self._launch()
         return True
 
@@ -214,10 +261,21 @@ class TrainTrial(tune.Trainable):
     def load_checkpoint(self, checkpoint: Any) -> None:
         pass
 
-    def cleanup(self) -> None:
-        if self.controller is not None:
+    def _abort(self) -> None:
+        """End the run under way, if there is one, and give back what it holds."""
+        limit = time.monotonic() + ABORT_SECONDS
+        while self.controller is None and self.thread.is_alive() and time.monotonic() < limit:
+            self._hear(0.2)  # it has only just begun
+        if self.controller is not None and self.thread.is_alive():
             try:
-                ray.get(self.controller.abort.remote(), timeout=15)
-            except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(self.controller.abort.remote(), timeout=ABORT_SECONDS)
+            except ray.exceptions.RayActorError:
                 pass  # an aborted controller dies, and that is its answer
+            except ray.exceptions.GetTimeoutError:
+                ray.kill(self.controller)
+        self.controller = None
+        free(self.launched)
+
+    def cleanup(self) -> None:
+        self._abort()
         self.messages.shutdown(force=True)

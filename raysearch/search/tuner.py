@@ -24,6 +24,7 @@ from rich.console import Console
 from raysearch.data.shards import open_shards
 from raysearch.report.runfiles import add_search
 from raysearch.search.failures import RESTARTS, Failures
+from raysearch.search.groups import free_all
 from raysearch.search.mirroring import Fetch, Send
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
@@ -115,7 +116,7 @@ def run_search(
                     scheduler=make_scheduler(space, plan.epochs),
                     num_samples=-1,
                     max_concurrent_trials=plan.concurrent,
-                    reuse_actors=plan.executor == "inline",
+                    reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
                 run_config=tune.RunConfig(
@@ -128,6 +129,7 @@ def run_search(
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 ),
             ).fit()
+            free_all()  # of trials in an epoch so long that Tune killed their processes
         finally:
             for number in progress.running:
                 fetch.fetch(number)
@@ -182,17 +184,12 @@ def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
         return tune.with_resources(inline, plan.resources)
 
     class Trial(TrainTrial):
-        def setup(self, config: dict[str, Any]) -> None:
-            super().setup(
-                payload
-                | config
-                | {
-                    "workers": plan.workers,
-                    "worker_resources": {k.upper(): v for k, v in plan.resources.items()},
-                    "backend": plan.backend,
-                    "storage": staging,
-                }
-            )
+        common = payload | {
+            "workers": plan.workers,
+            "worker_resources": {k.upper(): v for k, v in plan.resources.items()},
+            "backend": plan.backend,
+            "storage": staging,
+        }
 
     # The trial's own actor only waits, and its workers hold the resources; but Tune must be given
     # something to hold, and a byte of memory is there on every node.

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 from faults import make_inline, make_train_trial
+from leftovers import left_over
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -64,6 +65,7 @@ def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     assert statuses(run) == dict.fromkeys(range(13), "completed") | failed
     assert (end.aborted, end.interrupted) == ("", False)
     assert stopped_processes() == before, "what hung was killed"
+    assert not left_over()
     assert error(run, 1) == "ValueError: a fault in the second epoch"
     assert "no epoch ended within 15 s" in error(run, 3)
     assert "each time that it was started anew" in error(run, 7)
@@ -98,6 +100,7 @@ def test_a_fault_in_one_of_two_workers_ends_or_restarts_both(
     search(run, shards_folder, write_space(), trials=3, workers_per_trial=2, trial_timeout=30.0)
     assert statuses(run) == {0: "failed", 1: "completed", 2: "timeout"}
     assert stopped_processes() == before
+    assert not left_over()
     assert error(run, 0) == "ValueError: a fault in the second epoch"
     folder = TrialFolder(run / "trials" / "0001")
     assert [row["epoch"] for row in read_metrics(folder.metrics)] == [1, 2, 3]

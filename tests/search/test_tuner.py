@@ -1,14 +1,11 @@
 """Real Ray, real trials: small networks on small images."""
 
-import os
-import signal
-import threading
 import time
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import ray
+from leftovers import left_over
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -31,19 +28,6 @@ def search(run, data, space, *, cpus=2, trials=None, workers=1, executor=None):
     plan = make_plan(space, here, trials=trials, workers_per_trial=workers, executor=executor)
     place, console = RunPlace(run), Console(stderr=True)
     return tuner.run_search(place, data, space, plan, seed=0, deadline=None, console=console)
-
-
-def wait_for_all_cpus(seconds=20):
-    """Every CPU returned and no placement group left, within ``seconds``."""
-    limit = time.monotonic() + seconds
-    while time.monotonic() < limit:
-        free = ray.available_resources().get("CPU", 0)
-        groups = ray.util.placement_group_table().values()
-        live = [group for group in groups if group["state"] != "REMOVED"]
-        if free == ray.cluster_resources()["CPU"] and not live:
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def curves(run):
@@ -73,7 +57,7 @@ def test_search_leaves_a_whole_folder_for_every_trial(
         probs = read_probabilities(folder.validation).candidates["ema"]
         assert probs.shape == (60, 3)
         assert np.allclose(probs.astype(np.float32).sum(1), 1, atol=2e-3)
-    assert wait_for_all_cpus()
+    assert not left_over()
 
 
 def test_trials_that_asha_stops_are_pruned_in_study_and_folder(
@@ -88,6 +72,7 @@ def test_trials_that_asha_stops_are_pruned_in_study_and_folder(
         expected = {"completed": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
         assert trial.state == expected[status["status"]]
         assert len(trial.intermediate_values) == status["epochs"]
+    assert not left_over()
 
 
 @contextmanager
@@ -114,6 +99,7 @@ def test_search_that_is_cut_off_and_resumed_equals_the_uninterrupted_one(
     with deadline_at(parts, epoch=3):
         first = search(parts, shards_folder, space, trials=2)
     assert not first.interrupted and first.statuses.get("completed", 0) < 2
+    assert not left_over()
     assert 3 <= len(curves(parts)["0000"]) < 12
     last = search(parts, shards_folder, space, trials=2, cpus=1)
     assert last.statuses == {"completed": 2}
@@ -133,6 +119,7 @@ def test_trial_that_diverges_fails_alone(
     assert "epoch 1" in status["error"]
     study = open_study(tmp_path / "run" / "study.log")
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert not left_over()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -153,7 +140,7 @@ def test_trial_that_ends_early_by_itself_is_completed(
     (trial,) = open_study(run / "study.log").trials
     assert trial.state == TrialState.COMPLETE
     assert trial.value == pytest.approx(min(losses))
-    assert wait_for_all_cpus()
+    assert not left_over()
 
 
 def test_ray_train_with_two_workers_gives_the_curve_of_one(
@@ -168,26 +155,4 @@ def test_ray_train_with_two_workers_gives_the_curve_of_one(
         assert left["epoch"] == right["epoch"]
         for name in ("train_loss", "validation_log_loss"):
             assert right[name] == pytest.approx(left[name], rel=1e-3)
-    assert wait_for_all_cpus()
-
-
-def interrupt_once_training(run):
-    """Send this process Ctrl-C as soon as the first trial has finished an epoch."""
-
-    def watch():
-        while TrialFolder(run / "trials" / "0000").read_status()["epochs"] < 1:
-            time.sleep(0.1)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def test_ray_train_trial_that_is_stopped_returns_every_cpu(
-    tmp_path, ray_here, shards_folder, write_space
-):
-    interrupt_once_training(tmp_path / "run")
-    space = write_space(epochs=5000)
-    end = search(tmp_path / "run", shards_folder, space, trials=1, executor="train")
-    assert end.interrupted
-    assert end.statuses == {"interrupted": 1}
-    assert wait_for_all_cpus()
+    assert not left_over()
