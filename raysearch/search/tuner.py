@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import math
 import os
 import shutil
 import signal
@@ -18,17 +17,18 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 from ray import tune
-from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 from rich.console import Console
 
 from raysearch.data.shards import open_shards
 from raysearch.report.runfiles import add_search
 from raysearch.search.failures import RESTARTS, Failures
+from raysearch.search.forgetting import Forget
 from raysearch.search.groups import free_all
 from raysearch.search.mirroring import Fetch, Send
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
 from raysearch.search.retention import Retention, keep_best
+from raysearch.search.schedulers import make_scheduler
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.shipping import ShippedShards
 from raysearch.search.study import open_study
@@ -124,7 +124,7 @@ def run_search(
                     storage_path=staging,
                     verbose=0,
                     # Each relies on what those before it have done about a trial.
-                    callbacks=[fetch, failures, progress, retention, send],
+                    callbacks=[fetch, failures, progress, retention, send, Forget()],
                     stop=EndOfSearch(deadline, interrupt, failures, retention),
                     failure_config=tune.FailureConfig(max_failures=RESTARTS),
                 ),
@@ -194,32 +194,6 @@ def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
     # The trial's own actor only waits, and its workers hold the resources; but Tune must be given
     # something to hold, and a byte of memory is there on every node.
     return tune.with_resources(Trial, {"cpu": 0, "gpu": 0, "memory": 1})
-
-
-def make_scheduler(space: SearchSpace, epochs: int) -> TrialScheduler:
-    """On epochs: ASHA (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020) or
-    the median stopping rule (Golovin et al., "Google Vizier", 2017)."""
-    grace = min(space.search.grace_epochs, epochs)
-    if space.search.scheduler == "none" or grace == epochs:
-        return FIFOScheduler()
-    if space.search.scheduler == "median":
-        return MedianStoppingRule(
-            time_attr="epoch",
-            metric=METRIC,
-            mode="min",
-            grace_period=grace,
-            min_samples_required=3,
-            min_time_slice=math.inf,  # it would pause trials, and start them anew
-            hard_stop=True,
-        )
-    return ASHAScheduler(
-        time_attr="epoch",
-        metric=METRIC,
-        mode="min",
-        max_t=epochs,
-        grace_period=grace,
-        reduction_factor=space.search.reduction,
-    )
 
 
 class Interrupt:
