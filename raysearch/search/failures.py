@@ -30,15 +30,19 @@ class Failures(tune.Callback):
 
     def __init__(self, timeout: float | None):
         self.timeout = timeout
+        self.started: dict[str, Any] = {}
         self.heard: dict[str, float] = {}
         self.reached: dict[str, int] = {}
         self.hung: set[str] = set()
         self.ends: dict[int, tuple[str, str]] = {}
+        self.failed: list[tuple[str, str]] = []
+        self.disk_full = ""
 
     def __getstate__(self) -> dict[str, Any]:
         return {}
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        self.started[trial.trial_id] = trial
         self.heard[trial.trial_id] = time.monotonic() + START_SECONDS
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **_: Any):
@@ -53,9 +57,9 @@ class Failures(tune.Callback):
         if self.timeout is None:
             return
         late = time.monotonic() - self.timeout
-        for trial in trials:
+        for trial in self.started.values():  # asked many times a second: not of those that ended
             running = trial.status == "RUNNING" and trial.trial_id not in self.hung
-            if running and self.heard.get(trial.trial_id, late) < late:
+            if running and self.heard[trial.trial_id] < late:
                 self._kill(trial)
 
     def _kill(self, trial: Any) -> None:
@@ -71,8 +75,7 @@ class Failures(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
         result = trial.last_result
         finished = "completed" if result["epoch"] >= result["epochs"] else "pruned"
-        end = result.get("status", finished), result.get("error", "")
-        self.ends[trial.config["trial"]] = end
+        self._end(trial, (result.get("status", finished), result.get("error", "")))
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
         free(trial.trial_id)
@@ -80,14 +83,26 @@ class Failures(tune.Callback):
             end = "timeout", timeout_words(self.timeout)
         else:
             end = describe(trial.get_pickled_error())
-        self.ends[trial.config["trial"]] = end
+        self._end(trial, end)
+
+    def _end(self, trial: Any, end: tuple[str, str]) -> None:
+        for of_running in (self.started, self.heard, self.reached):
+            of_running.pop(trial.trial_id, None)
+        self.record(trial.config["trial"], end)
+
+    def record(self, number: int, end: tuple[str, str]) -> None:
+        """Status and error that the trial ``number`` ended with."""
+        self.ends[number] = end
+        if end[0] == "interrupted":
+            self.disk_full = end[1]
+        elif end[0] not in ("completed", "pruned"):
+            self.failed.append(end)
 
     def verdict(self) -> str:
         """Why the search should be given up, or "": a full disk, or too many failures."""
-        for status, error in self.ends.values():
-            if status == "interrupted":
-                return error
-        failed = [end for end in self.ends.values() if end[0] not in ("completed", "pruned")]
+        if self.disk_full:
+            return self.disk_full
+        failed = self.failed
         if len(self.ends) < ENDED_BEFORE_VERDICT or 2 * len(failed) <= len(self.ends):
             return ""
         statuses = Counter(status for status, _ in failed)

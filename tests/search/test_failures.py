@@ -125,7 +125,8 @@ def test_search_of_which_most_fails_is_given_up_with_the_most_frequent_reason(
 
 def verdict(*ends: str) -> str:
     failures = Failures(None)
-    failures.ends = {n: (end, "why" if end == "diverged" else "") for n, end in enumerate(ends)}
+    for number, end in enumerate(ends):
+        failures.record(number, (end, "why" if end in ("diverged", "interrupted") else ""))
     return failures.verdict()
 
 
@@ -134,6 +135,33 @@ def test_a_search_is_given_up_only_when_more_than_half_of_at_least_five_failed()
     assert not verdict(*["diverged"] * 3, *["completed"] * 2, "pruned")
     assert "3 of the 5" in verdict(*["diverged"] * 3, "completed", "pruned")
     assert "why" in verdict(*["diverged"] * 5)
+    assert verdict("interrupted") == "why"
+
+
+class NotLookedAt(list):
+    def __iter__(self):
+        raise AssertionError("what is asked many times a second looks at every trial")
+
+
+def test_only_trials_that_run_are_looked_at_many_times_a_second(monkeypatch):
+    killed, failures = [], Failures(1.0)
+    monkeypatch.setattr(failures, "_kill", lambda trial: killed.append(trial.trial_id))
+    for name in "abc":
+        config = {"trial": ord(name)}
+        trial = SimpleNamespace(trial_id=name, config=config, status="RUNNING")
+        failures.on_trial_start(0, [], trial)
+        failures.heard[name] = 0.0
+        if name == "a":
+            trial.last_result = {"epoch": 3, "epochs": 3}
+            failures.on_trial_complete(0, [], trial)
+        if name == "b":
+            trial.status = "PENDING"  # its process was lost, and it waits for another
+    failures.on_step_end(0, NotLookedAt())
+    assert killed == ["c"]
+    assert failures.heard.keys() == failures.started.keys() == {"b", "c"}
+    failures.ends = NotLookedAt(range(6))
+    failures.failed = [("diverged", "why")] * 3
+    assert failures.verdict() == ""
 
 
 @pytest.mark.slow
