@@ -1,6 +1,7 @@
 """The study: Optuna's journal and samplers, with every argument given. No Ray here."""
 
 import fcntl
+import json
 import os
 import warnings
 from importlib.util import find_spec
@@ -26,7 +27,7 @@ def open_study(journal: Path, objectives: int = 1) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     mend(journal)
-    backend = JournalFileBackend(str(journal), lock_obj=FileLock(journal))
+    backend = Journal(journal)
     try:
         return _create(backend, objectives)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -59,6 +60,29 @@ def mend(journal: Path) -> None:
         if whole < len(text):
             file.truncate(whole)
             os.fsync(file.fileno())
+
+
+class Journal(JournalFileBackend):
+    """Waits for the disk where a proposal or a trial is whole, and not for every value that makes
+    it up, which would be most of what a proposal takes. What is written outlives the process in
+    any case; a power cut takes an incomplete proposal, which is drawn again, or epochs that the
+    trials report again."""
+
+    def __init__(self, path: Path):
+        self.path, self.lock = path, FileLock(path)
+        super().__init__(str(path), lock_obj=self.lock)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        self.lock.acquire()
+        try:
+            with open(self.path, "ab") as file:
+                file.write(text.encode())
+                file.flush()
+                if any("user_attr" in log or "state" in log for log in logs):
+                    os.fsync(file.fileno())
+        finally:
+            self.lock.release()
 
 
 class FileLock:

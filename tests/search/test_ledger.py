@@ -113,3 +113,25 @@ def test_end_that_the_folder_knows_better_stays(tmp_path):
     folder.write_status("diverged", 2, "loss is NaN")
     settle(tmp_path, study)
     assert folder.read_status() == {"status": "diverged", "epochs": 2, "error": "loss is NaN"}
+
+
+def test_disk_is_waited_for_twice_a_trial_however_many_values_it_has(
+    tmp_path, write_space, monkeypatch
+):
+    study = open_study(tmp_path / "study.log")
+    searcher = StudySearcher(study, write_space(sampler="random"), trials=9, epochs=9, seed=0)
+    waits, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: waits.append(file) or fsync(file))
+    for number in range(9):
+        before, text = len(waits), (tmp_path / "study.log").read_bytes()
+        config = searcher.suggest("a")
+        known = number == 0  # begins by being taken from those that wait
+        assert len(waits) == before + 1 + known
+        rows = [row | {"epochs": 9} for row in curve(config["trial"])]
+        for epoch in range(1, 9):
+            searcher.on_trial_result("a", rows[0] | {"epoch": epoch})
+        searcher.on_trial_complete("a", rows[0] | {"epoch": 9})
+        assert len(waits) == before + 2 + known
+        written = (tmp_path / "study.log").read_bytes()
+        assert written.startswith(text) and written.endswith(b"\n")
+        assert len(open_study(tmp_path / "study.log").trials[number].intermediate_values) == 9
