@@ -1,6 +1,6 @@
 """The prediction library: what every candidate of every trial of a run said on validation."""
 
-from collections.abc import Container, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from raysearch.ensemble.member import CANDIDATES, weights_of
 from raysearch.errors import InputError
 from raysearch.models.views import MIRRORED
 from raysearch.probabilities import Probabilities, read_probabilities
-from raysearch.train.trial import TrialFolder, TrialRecord, trial_folders
+from raysearch.train.trial import TrialFolder, TrialRecord, trial_folders, trial_name
 
 _ROW_SUM_TOLERANCE = 1e-2
 
@@ -74,7 +74,7 @@ class Library:
 def load_library(
     run: Path | str,
     shards: Shards,
-    trials: Container[int] | None = None,
+    trials: Collection[int] | None = None,
     views: int = MIRRORED,
 ) -> Library:
     """Read ``validation.arrow`` of every trial of ``run`` (or of those in ``trials``), whatever
@@ -88,9 +88,11 @@ def load_library(
     found: list[tuple[Candidate, NDArray[np.float16]]] = []
     records: dict[int, TrialRecord] = {}
     skipped: dict[str, str] = {}
-    for folder in trial_folders(run):
-        if trials is not None and int(folder.path.name) not in trials:
-            continue
+    if trials is None:
+        folders = trial_folders(run)
+    else:  # looking for all would take longer, the more there are
+        folders = [TrialFolder(Path(run) / trial_name(number)) for number in sorted(trials)]
+    for folder in folders:
         read = read_trial(folder, shards, views)
         skipped |= read.skipped
         if read.record:

@@ -54,7 +54,10 @@ class LiveLibrary:
         self.parts: dict[Path, tuple[NDArray[np.float32], NDArray[np.float64]]] = {}
 
     def add(self, folder: TrialFolder) -> None:
-        """Read a trial, or read it again; one without usable probabilities adds nothing."""
+        """Read a trial, or read it again; one without usable probabilities, or without weights,
+        adds nothing."""
+        if not folder.best.is_dir():
+            return
         read = read_trial(folder, self.shards)
         if not read.candidates:
             return
@@ -64,9 +67,11 @@ class LiveLibrary:
 
     def score(self, steps: int = 25) -> LiveScore | None:
         """Select from all trials so far whose weights were kept; None where there is none."""
-        parts = [part for path, part in self.parts.items() if TrialFolder(path).best.is_dir()]
-        if not parts:
+        for path in [path for path in self.parts if not TrialFolder(path).best.is_dir()]:
+            del self.parts[path]  # for good; kept, they would fill the memory in a long search
+        if not self.parts:
             return None
+        parts = self.parts.values()
         calibrated_NVK = np.concatenate([probs_MVK for probs_MVK, _ in parts])
         temperature_N = np.concatenate([temperature_M for _, temperature_M in parts])
         ensemble = combine(calibrated_NVK, temperature_N, self.labels_V, steps=steps)

@@ -21,20 +21,25 @@ from raysearch.train.trial import FAILURES, TrialFolder, trial_folders, trial_na
 
 ENDED = ("completed", "pruned", *FAILURES)
 CHECK_SECONDS = 1.0
-"""How often the size of a run with a limit is looked at."""
+"""How often the size of a run with a limit is looked at, where that is quick."""
+CHECK_SHARE = 0.05
+"""Of the driver's time, at most, goes into looking: a long search has many files."""
 STEPS = 50
+SLACK = 0.25
+"""How many more weights than allowed may lie there while the search runs, as a part of those:
+which ones can go is a selection, and none is needed after every trial."""
 
 
 class Retention(tune.Callback):
-    """After every trial keeps the weights of ``keep`` trials, and all the time the folder ``run``
-    below ``max_bytes`` (None: no limit) with room for the export.
+    """While trials end keeps the weights of ``keep`` trials and a few more, and all the time the
+    folder ``run`` below ``max_bytes`` (None: no limit) with room for the export.
 
     ``full`` says why that cannot be done any more, and is "" until then.
     """
 
     def __init__(self, place: RunPlace, shards: Shards, keep: int, max_bytes: int | None):
         self.place, self.shards, self.keep, self.max_bytes = place, shards, keep, max_bytes
-        self.checked, self.full = 0.0, ""
+        self.next_check, self.full = 0.0, ""
         self.holding: list[TrialFolder] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -49,15 +54,17 @@ class Retention(tune.Callback):
         folder = TrialFolder(self.place.path / trial_name(trial.config["trial"]))
         self.place.remove(folder.checkpoint)
         self.holding = [f for f in (*self.holding, folder) if f.best.is_dir()]
-        _keep_best_of(self.holding, self.place, self.shards, self.keep)
+        if len(self.holding) > self.keep * (1 + SLACK):
+            _keep_best_of(self.holding, self.place, self.shards, self.keep)
 
     on_trial_error = on_trial_complete
 
     def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
-        now = time.monotonic()
-        if self.max_bytes is not None and not self.full and now - self.checked > CHECK_SECONDS:
+        begin = time.monotonic()
+        if self.max_bytes is not None and not self.full and begin >= self.next_check:
             self.full = shrink(self.place, self.shards, self.max_bytes)
-            self.checked = now
+            took = time.monotonic() - begin
+            self.next_check = begin + max(CHECK_SECONDS, took / CHECK_SHARE)
 
 
 def keep_best(place: RunPlace, shards: Shards, keep: int) -> None:

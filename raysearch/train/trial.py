@@ -11,6 +11,7 @@ validation.arrow            probabilities of every candidate (`raysearch.probabi
 cost.json                   what the network costs, once that was measured (`ensemble.measure`)
 """
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,9 +106,15 @@ class TrialRecord:
         try:
             train = parse_train_config(values["train"], where)
             rest = {key: value for key, value in values.items() if key != "train"}
-            return TypeAdapter(cls).validate_python({**rest, "train": train})
+            return _record_adapter().validate_python({**rest, "train": train})
         except (KeyError, TypeError, ValueError) as error:
             raise ArtifactError(f"{where} is not a trial's configuration: {error}") from None
+
+
+@functools.cache
+def _record_adapter() -> TypeAdapter[TrialRecord]:
+    """Building it takes longer than reading a trial, and a search reads thousands."""
+    return TypeAdapter(TrialRecord)
 
 
 def make_record(

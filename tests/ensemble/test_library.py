@@ -8,6 +8,7 @@ import pytest
 from made_run import CLASSES, change_probabilities, make_data, make_run, trial_folder
 
 from raysearch.data.shards import open_shards
+from raysearch.ensemble import library as library_module
 from raysearch.ensemble.library import group_equal, load_library
 from raysearch.probabilities import read_probabilities
 
@@ -44,6 +45,14 @@ def test_every_candidate_of_every_trial_is_read(run, shards):
     first = library.candidates[1]
     assert (first.precision, first.views, first.epoch) == ("fp32", 2, 1)
     assert first.weights_file.name == "model.safetensors" and first.weights_file.exists()
+
+
+def test_of_some_trials_no_other_is_looked_for(run, shards, monkeypatch):
+    whole = load_library(run, shards)
+    monkeypatch.setattr(library_module, "trial_folders", None)
+    some = load_library(run, shards, trials={2, 0, 7})
+    assert [c for c in whole.candidates if c.trial != 1] == list(some.candidates)
+    assert some.skipped == {"0007": "no probabilities (status pending)"}
 
 
 def test_trials_of_any_status_count(run, shards):

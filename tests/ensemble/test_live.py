@@ -57,6 +57,9 @@ def test_trial_whose_weights_were_removed_is_no_longer_selected(made, tmp_path):
     assert library.score().candidates == 8
     shutil.rmtree(trial_folder(tmp_path / "run", 0).best)
     assert library.score().candidates == 4
+    assert list(library.parts) == [trial_folder(tmp_path / "run", 1).path], "memory stays flat"
+    library.add(trial_folder(tmp_path / "run", 0))
+    assert len(library.parts) == 1
 
 
 def test_thousand_candidates_are_joined_by_a_trial_and_selected_from_in_a_second_of_work(
