@@ -3,12 +3,13 @@
 import optuna
 import pytest
 from optuna.trial import TrialState
+from ray.tune.schedulers import MedianStoppingRule
 
 from raysearch.errors import ConfigError
 from raysearch.search import study as study_module
+from raysearch.search.schedulers import make_scheduler
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.study import distribution, make_sampler, open_study, suggest_value
-from raysearch.search.tuner import make_scheduler
 
 
 def two_objectives(space_text: str) -> str:
@@ -94,5 +95,5 @@ def test_distributions_are_those_that_suggest_value_asks_for(write_space, space_
 
 def test_median_rule_never_pauses(write_space):
     scheduler = make_scheduler(write_space(scheduler="median"), 3)
-    assert type(scheduler).__name__ == "MedianStoppingRule"
+    assert isinstance(scheduler, MedianStoppingRule)
     assert scheduler._min_time_slice == float("inf") and scheduler._hard_stop
