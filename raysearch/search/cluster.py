@@ -27,7 +27,9 @@ QUIET = {
     # and would take a twentieth of the driver's time.
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
-    "RAY_raylet_start_wait_time_s": "180",  # a busy machine is slow, not broken
+    # A busy machine is slow, not broken: how long is waited for a node, and by it for its agents.
+    "RAY_raylet_start_wait_time_s": "180",
+    "RAY_agent_register_timeout_ms": "120000",
     "TUNE_FORCE_TRIAL_CLEANUP_S": "10",
     # How long a process that is used again waits for its last trial to let go: one that is too
     # slow for Tune is an error that Tune tells nobody about.

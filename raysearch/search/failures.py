@@ -82,7 +82,7 @@ class Failures(tune.Callback):
         if trial.trial_id in self.hung:
             end = "timeout", timeout_words(self.timeout)
         else:
-            end = describe(trial.get_pickled_error())
+            end = describe(last_error(trial))
         self._end(trial, end)
 
     def _end(self, trial: Any, end: tuple[str, str]) -> None:
@@ -119,6 +119,16 @@ def timeout_words(timeout: float) -> str:
         f"no epoch ended within {timeout:g} s, and its process was killed; "
         "--trial-timeout allows more"
     )
+
+
+def last_error(trial: Any) -> BaseException | None:
+    """What Tune ended ``trial`` with, from the driver's disk: `get_pickled_error` looks in the
+    storage, where Tune copies it with a snapshot."""
+    path = trial.pickled_error_file
+    if path is None:
+        return None
+    with open(path, "rb") as file:
+        return ray.cloudpickle.load(file)
 
 
 def describe(error: BaseException | None) -> tuple[str, str]:

@@ -25,13 +25,12 @@ import pandas  # noqa: F401 - else each fork imports it, with its first Arrow ar
 import tensorboardX  # noqa: F401 - likewise, with its first trial
 import torch
 import torch._dynamo  # likewise, with its first optimizer
-from optuna.storages.journal import JournalFileBackend
 from ray.tune.search import Searcher
 
 from raysearch import files
 from raysearch.search.lock import locked
 from raysearch.search.searcher import StudySearcher
-from raysearch.search.study import open_study
+from raysearch.search.study import Journal, open_study
 from raysearch.search.tuner import settle
 from raysearch.search.worker import cached_dataset, run_payload
 from raysearch.space import SearchSpace, load_space
@@ -219,14 +218,14 @@ def arm_kill(kill: dict[str, Any], log: Path | None, who: str) -> None:
 
         return wrapped
 
-    def tear_journal(backend: JournalFileBackend, logs: list[dict]) -> None:
+    def tear_journal(backend: Journal, logs: list[dict]) -> None:
         backend._lock.acquire()
         with open(backend._file_path, "ab") as file:
             line = json.dumps(logs[0], separators=(",", ":")).encode()
             file.write(line[: len(line) // 2])
 
-    JournalFileBackend.append_logs = dying(
-        JournalFileBackend.append_logs, tear_journal, lambda backend, logs: "study.log"
+    Journal.append_logs = dying(
+        Journal.append_logs, tear_journal, lambda backend, logs: "study.log"
     )
     files.sync = dying(files.sync, lambda path: os.truncate(path, path.stat().st_size // 2), synced)
     os.replace = dying(os.replace, lambda *_: None, lambda _, path: f"rename {Path(path).name}")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import ray
 
-IDLE = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+IDLE = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent", "ray::_AutoscalingCoordinator")
+"""What Ray has for itself, one each for as long as it runs."""
 
 
 def left_over(seconds: float = 20) -> list[str]:

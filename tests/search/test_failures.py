@@ -52,6 +52,14 @@ def stopped_processes() -> list[int]:
     return [pid for pid in found if os.stat(f"/proc/{pid}").st_uid == os.getuid()]
 
 
+def wait_for_stopped(expected: list[int], seconds: float = 30) -> list[int]:
+    """`stopped_processes` once they are those: Ray asks a process to end before it kills it."""
+    limit = time.monotonic() + seconds
+    while (found := stopped_processes()) != expected and time.monotonic() < limit:
+        time.sleep(0.2)
+    return found
+
+
 @pytest.mark.slow
 def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     tmp_path, ray_here, shards_folder, write_space, monkeypatch
@@ -64,7 +72,7 @@ def test_every_kind_of_failure_has_its_status_and_the_rest_goes_on(
     failed = {1: "failed", 3: "timeout", 7: "worker_lost", 11: "out_of_memory"}
     assert statuses(run) == dict.fromkeys(range(13), "completed") | failed
     assert (end.aborted, end.interrupted) == ("", False)
-    assert stopped_processes() == before, "what hung was killed"
+    assert wait_for_stopped(before) == before, "what hung was killed"
     assert not left_over()
     assert error(run, 1) == "ValueError: a fault in the second epoch"
     assert "no epoch ended within 15 s" in error(run, 3)
@@ -99,8 +107,8 @@ def test_a_fault_in_one_of_two_workers_ends_or_restarts_both(
     run, before = tmp_path / "run", stopped_processes()
     search(run, shards_folder, write_space(), trials=3, workers_per_trial=2, trial_timeout=30.0)
     assert statuses(run) == {0: "failed", 1: "completed", 2: "timeout"}
-    assert stopped_processes() == before
     assert not left_over()
+    assert wait_for_stopped(before) == before, "what hung was killed"
     assert error(run, 0) == "ValueError: a fault in the second epoch"
     folder = TrialFolder(run / "trials" / "0001")
     assert [row["epoch"] for row in read_metrics(folder.metrics)] == [1, 2, 3]
