@@ -67,6 +67,7 @@ def test_ctrl_c_leaves_nothing(tmp_path, ray_here, shards_folder, write_space, e
     assert not left_over()
 
 
+@pytest.mark.chaos
 def test_trials_by_ray_train_that_asha_stops_leave_nothing(
     tmp_path, ray_here, shards_folder, write_space
 ):
@@ -81,6 +82,7 @@ def test_trials_by_ray_train_that_asha_stops_leave_nothing(
     assert not left_over()
 
 
+@pytest.mark.chaos
 def test_ctrl_c_in_an_epoch_without_end_leaves_nothing_of_ray_train(
     tmp_path, ray_here, shards_folder, write_space, monkeypatch
 ):
@@ -92,6 +94,7 @@ def test_ctrl_c_in_an_epoch_without_end_leaves_nothing_of_ray_train(
     assert not left_over()
 
 
+@pytest.mark.chaos
 def test_trial_by_ray_train_whose_own_process_is_killed_goes_on_and_leaves_nothing(
     tmp_path, ray_here, shards_folder, write_space
 ):
