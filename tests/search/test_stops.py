@@ -101,7 +101,9 @@ def test_trial_by_ray_train_whose_own_process_is_killed_goes_on_and_leaves_nothi
     """Both CPUs are in the group that its controller leaves behind."""
 
     def kill() -> None:
-        (trial,), workers = processes("Trial"), processes("RayTrainWorker")
+        # Named after the class, and after what it calls itself while it is in a step.
+        (trial,) = processes("Trial") | processes("ResourceTrainable")
+        workers = processes("RayTrainWorker")
         os.kill(trial, signal.SIGKILL)
         while workers & processes("RayTrainWorker"):
             time.sleep(0.1)
