@@ -25,14 +25,11 @@ CHECK_SECONDS = 1.0
 CHECK_SHARE = 0.05
 """Of the driver's time, at most, goes into looking: a long search has many files."""
 STEPS = 50
-SLACK = 0.25
-"""How many more weights than allowed may lie there while the search runs, as a part of those:
-which ones can go is a selection, and none is needed after every trial."""
 
 
 class Retention(tune.Callback):
-    """While trials end keeps the weights of ``keep`` trials and a few more, and all the time the
-    folder ``run`` below ``max_bytes`` (None: no limit) with room for the export.
+    """After every trial keeps the weights of ``keep`` trials, and all the time the folder ``run``
+    below ``max_bytes`` (None: no limit) with room for the export.
 
     ``full`` says why that cannot be done any more, and is "" until then.
     """
@@ -54,8 +51,7 @@ class Retention(tune.Callback):
         folder = TrialFolder(self.place.path / trial_name(trial.config["trial"]))
         self.place.remove(folder.checkpoint)
         self.holding = [f for f in (*self.holding, folder) if f.best.is_dir()]
-        if len(self.holding) > self.keep * (1 + SLACK):
-            _keep_best_of(self.holding, self.place, self.shards, self.keep)
+        _keep_best_of(self.holding, self.place, self.shards, self.keep)
 
     on_trial_error = on_trial_complete
 

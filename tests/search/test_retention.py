@@ -83,25 +83,6 @@ def test_trials_that_end_one_by_one_are_looked_at_one_by_one(run, monkeypatch):
     assert not any(folder.checkpoint.exists() for folder in trial_folders(run))
 
 
-def test_ensembles_are_not_selected_after_every_trial(run, monkeypatch):
-    for folder in trial_folders(run):
-        folder.write_status("running", 3)
-    selected, select = [], retention.useful_first
-
-    def useful_first(run, shards, folders):
-        selected.append(len(folders))
-        return select(run, shards, folders)
-
-    monkeypatch.setattr(retention, "useful_first", useful_first)
-    monkeypatch.setattr(retention, "SLACK", 1.0)
-    callback = Retention(RunPlace(run), open_data(run), 2, None)
-    for number, folder in enumerate(trial_folders(run)):
-        folder.write_status("completed", 3)
-        callback.on_trial_complete(0, [], SimpleNamespace(config={"trial": number}))
-    assert selected == [5]
-    assert len(holding(run)) == 3 and len(holding(run) & {1, 3, 5}) == 3
-
-
 def test_looking_at_the_size_of_a_run_takes_a_twentieth_of_the_time(run, monkeypatch):
     callback = Retention(RunPlace(run), open_data(run), 2, 10**9)
     clock, looks = [100.0], []
