@@ -39,7 +39,7 @@ class Limits:
     trials: int | None = None
     epochs: int | None = None
     time_budget: float | None = None
-    gpus_per_trial: float | None = None
+    gpus_per_trial: float | str | None = None
     workers_per_trial: int = 1
     concurrent: int | None = None
     executor: str | None = None
@@ -149,7 +149,11 @@ def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console)
     """
     from raysearch.search.lock import locked
 
-    with locked(place.path):
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    with locked(place, say):
+        place.pull()  # what another process did since it was last read
         remove_stale(place.path)
         return _execute(prepared, place, begin, console)
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from raysearch.cli.run import gpus
 from raysearch.errors import ConfigError
 
 app = typer.Typer(help="Clusters for `tune --cluster`: check, up, down.", no_args_is_help=True)
@@ -102,6 +103,8 @@ def tune_there(context: typer.Context) -> int:
         return source is not None and source.name == "COMMANDLINE"
 
     storage = given["storage"] if is_told("storage") else None
+    wanted = gpus(given["gpus_per_trial"])
+    wanted_gpus = wanted if isinstance(wanted, float) else None
     words: list[str] = []
     for parameter in context.command.params:
         name = parameter.name or ""
@@ -115,7 +118,7 @@ def tune_there(context: typer.Context) -> int:
             data=given["data"],
             name=given["name"],
             options=tuple(words),
-            demand=Demand(given["gpus_per_trial"], given["workers_per_trial"], storage),
+            demand=Demand(wanted_gpus, given["workers_per_trial"], storage),
             detach=given["detach"],
             down=given["down"],
             dry_run=given["dry_run"],

@@ -31,7 +31,9 @@ def tune(
     trials: Trials = None,
     time_budget: Budget = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of a whole trial.")] = None,
-    gpus_per_trial: Annotated[float | None, typer.Option(help="A share packs several.")] = None,
+    gpus_per_trial: Annotated[
+        str | None, typer.Option(help="A share packs several; auto: by the memory each takes.")
+    ] = None,
     workers_per_trial: Annotated[int, typer.Option(min=1, help="Processes per trial.")] = 1,
     concurrent: Annotated[int | None, typer.Option(min=1, help="Trials at a time.")] = None,
     executor: Annotated[str | None, typer.Option(help="inline or train (Ray Train).")] = None,
@@ -68,7 +70,7 @@ def tune(
         trials=trials,
         epochs=epochs,
         time_budget=seconds(time_budget),
-        gpus_per_trial=gpus_per_trial,
+        gpus_per_trial=gpus(gpus_per_trial),
         workers_per_trial=workers_per_trial,
         concurrent=concurrent,
         executor=executor,
@@ -182,6 +184,21 @@ def size(text: str | None) -> int | None:
     from raysearch.space import parse_size
 
     return None if text is None else parse_size(text)
+
+
+def gpus(text: str | None) -> float | str | None:
+    if text is None or text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf") or (value > 1 and value % 1):
+        raise ConfigError(
+            f"--gpus-per-trial must be auto, a share of a GPU such as 0.25, or how many, "
+            f"but got {text!r}."
+        )
+    return value
 
 
 def stderr() -> Any:

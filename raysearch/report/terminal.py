@@ -152,9 +152,14 @@ def print_plan(plan: dict[str, Any]) -> None:
         "space": plan["space"],
         "cluster": plan["cluster"],
         "data": f"{plan['data']} ({plan['train_images']:,} training images)",
-        "trials": f"{plan['trials']}, {plan['concurrent']} at a time ({plan['executor']})",
+        "trials": f"{plan['trials']}, {'up to ' if plan['packed_gpus'] else ''}"
+        f"{plan['concurrent']} at a time ({plan['executor']})",
         "per trial": f"{plan['workers']} worker(s), {plan['threads']} thread(s), "
-        f"{plan['resources']['gpu']:g} GPU each",
+        + (
+            f"as much of {plan['packed_gpus']} GPU(s) as its memory takes"
+            if plan["packed_gpus"]
+            else f"{plan['resources']['gpu']:g} GPU each"
+        ),
         "epochs": f"{plan['epochs']} a trial, at most {plan['epochs_in_all']} in all",
         "images": f"at most {cost['images']:,}",
         "time": f"at most about {duration(cost['seconds'])} of training"

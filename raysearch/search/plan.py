@@ -16,11 +16,13 @@ from raysearch.errors import ConfigError
 from raysearch.models.freeze import train_mode
 from raysearch.models.registry import build_model
 from raysearch.search.capacity import Capacity, Machine
+from raysearch.search.packing import MOST, share_of
 from raysearch.search.study import example_configs
 from raysearch.space import SearchSpace
 from raysearch.train.device import default_device
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Training
+from raysearch.train.memory import from_shapes
 
 RUNNING_COPIES = 10
 """Weights that a running trial has on disk at most, in times those of its network: averaged and
@@ -29,7 +31,8 @@ raw ones, and a checkpoint of both with two moments of the optimizer, being repl
 
 @dataclass(frozen=True)
 class Plan:
-    """``resources`` are those of one worker: ``{"cpu", "gpu"}``. ``epochs`` is of a whole trial,
+    """``resources`` are those of one worker: ``{"cpu", "gpu"}``; with ``packed_gpus``, GPUs that
+    trials share by the memory each takes, those of the smallest. ``epochs`` is of a whole trial,
     ``trial_timeout`` in seconds, ``max_disk`` in bytes."""
 
     trials: int
@@ -44,6 +47,12 @@ class Plan:
     keep: int
     max_disk: int | None
     trial_timeout: float | None
+    packed_gpus: int = 0
+
+    @property
+    def slots(self) -> int:
+        """How many trials of those that take most can run at once."""
+        return self.packed_gpus or self.concurrent
 
     @property
     def trial_epochs(self) -> int:
@@ -63,7 +72,7 @@ def make_plan(
     *,
     trials: int | None = None,
     epochs: int | None = None,
-    gpus_per_trial: float | None = None,
+    gpus_per_trial: float | str | None = None,
     workers_per_trial: int = 1,
     concurrent: int | None = None,
     executor: str | None = None,
@@ -74,17 +83,14 @@ def make_plan(
     """Divide the machines of ``capacity`` among trials.
 
     Without a GPU a trial gets one core: several trials side by side use the cores better than
-    one trial on all of them. With GPUs a trial gets ``gpus_per_trial`` (1 unless told).
+    one trial on all of them. With GPUs a trial gets ``gpus_per_trial`` (1 unless told); "auto"
+    packs as many on each as fit by their memory (`raysearch.search.packing`).
     Raises `ConfigError` where no trial fits.
     """
     executor = executor or ("train" if workers_per_trial > 1 else "inline")
     if executor == "inline" and workers_per_trial > 1:
         raise ConfigError("--executor inline runs one worker per trial; use --executor train.")
-    if gpus_per_trial is not None and not capacity.gpus:
-        raise ConfigError(
-            f"--gpus-per-trial {gpus_per_trial:g} needs a GPU, but none was found; leave it out."
-        )
-    gpu = 0.0 if not capacity.gpus else (gpus_per_trial or 1.0) / workers_per_trial
+    gpu, packed_gpus = gpu_share(capacity, gpus_per_trial, workers_per_trial, executor)
     slots = [worker_slots(machine, gpu) for machine in capacity.machines]
     most = sum(slots) // workers_per_trial
     if most < 1:
@@ -115,7 +121,30 @@ def make_plan(
         keep=keep or space.search.keep,
         max_disk=max_disk or space.search.max_disk,
         trial_timeout=trial_timeout or space.search.trial_timeout,
+        packed_gpus=packed_gpus,
     )
+
+
+def gpu_share(
+    capacity: Capacity, gpus_per_trial: float | str | None, workers: int, executor: str
+) -> tuple[float, int]:
+    """(of a GPU for each of a trial's ``workers``, or for the smallest trial where they are packed;
+    GPUs that they are packed on). Without a GPU there is nothing to pack."""
+    if gpus_per_trial == "auto":
+        if executor != "inline":
+            raise ConfigError(
+                "--gpus-per-trial auto packs trials of one worker, run inline; give a number to "
+                "trials that are run by --executor train or --workers-per-trial."
+            )
+        with_gpus = [machine for machine in capacity.machines if machine.gpus]
+        most = min((int(m.cpus // m.gpus) for m in with_gpus), default=0)
+        packed = int(sum(machine.gpus for machine in with_gpus))
+        return (share_of(min(max(most, 1), MOST)) if packed else 0.0), packed
+    if gpus_per_trial is not None and not capacity.gpus:
+        raise ConfigError(
+            f"--gpus-per-trial {gpus_per_trial:g} needs a GPU, but none was found; leave it out."
+        )
+    return (float(gpus_per_trial or 1.0) / workers if capacity.gpus else 0.0), 0
 
 
 def worker_slots(machine: Machine, gpu: float) -> int:
@@ -178,12 +207,7 @@ def check_disk(space: SearchSpace, plan: Plan, dataset: Dataset) -> None:
 def weight_bytes(config: TrainConfig, dataset: Dataset) -> int:
     """Bytes of the weights of ``config``'s network."""
     shape = dataset.shape[0], len(dataset.classes), config.image_size
-    try:
-        with torch.device("meta"):
-            network = build_model(config.model, *shape)
-    except Exception:  # some networks compute with values, which meta tensors do not have
-        with torch.random.fork_rng(devices=[]):
-            network = build_model(config.model, *shape)
+    network = from_shapes(lambda: build_model(config.model, *shape))
     return sum(p.numel() * p.element_size() for p in network.parameters())
 
 

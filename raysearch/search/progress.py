@@ -36,7 +36,7 @@ class Progress(tune.Callback):
         self.ensemble = LiveEnsemble(run, shards, self._show_ensemble)
         self.started = time.monotonic()
         self.rows: dict[int, dict[str, Any]] = {}
-        self.trained = 0.0  # seconds of all epochs of all trials
+        self.trained = 0.0  # seconds of all epochs of all trials, in parts of a GPU if packed
         self.live: Live | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -70,7 +70,7 @@ class Progress(tune.Callback):
         if "status" in result or result["epoch"] <= row["epoch"]:  # told again after a loss
             return
         row["epoch"] = int(result["epoch"])
-        self.trained += result["seconds"]
+        self.trained += result["seconds"] * trial.config.get("gpus", 1.0)
         loss, accuracy = result["validation_log_loss"], result["validation_accuracy"]
         row |= {"loss": loss, "accuracy": accuracy, "speed": result["images_per_second"]}
         if not self.live:

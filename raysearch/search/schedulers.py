@@ -26,7 +26,8 @@ class InTurn:
         for trial in controller._pending_trials_list:
             actor = controller._trial_to_actor.get(trial)
             starts = actor is not None and controller._actor_manager.is_actor_started(actor)
-            if trial in controller._pending_trials and not starts:
+            fits = controller._actor_cache.has_cached_object(trial.placement_group_factory)
+            if trial in controller._pending_trials and fits and not starts:
                 return trial
         return None
 

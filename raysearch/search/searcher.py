@@ -20,8 +20,10 @@ from ray.tune.search import Searcher
 
 from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
+from raysearch.search.packing import Packing
 from raysearch.search.study import make_sampler, suggest_value
 from raysearch.space import SearchSpace
+from raysearch.train.memory import MemoryUse
 
 METRIC = "validation_log_loss"
 log = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ class StudySearcher(Searcher):
         outcome: the values of a finished trial by its number, for a study of several objectives,
             which takes no values epoch by epoch.
         saved: called when the study has a new trial, before that one is handed out.
+        packing: of trials on GPUs, where it decides how much of one a trial takes; its share is
+            then handed out too, as ``gpus``.
     """
 
     def __init__(
@@ -51,11 +55,12 @@ class StudySearcher(Searcher):
         deadline: float | None = None,
         outcome: Callable[[int], list[float]] | None = None,
         saved: Callable[[], None] = lambda: None,
+        packing: Packing | None = None,
     ):
         super().__init__(metric=METRIC, mode="min")
         self.study, self.space = study, space
         self.trials, self.epochs, self.seed, self.deadline = trials, epochs, seed, deadline
-        self.outcome, self.saved = outcome, saved
+        self.outcome, self.saved, self.packing = outcome, saved, packing
         existing = study.get_trials(deepcopy=False)
         if all(t.state == TrialState.WAITING for t in existing):  # none, or killed at this point
             for known in space.known_values[len(existing) :]:
@@ -64,8 +69,12 @@ class StudySearcher(Searcher):
         self.made = sum(t.state != TrialState.WAITING for t in existing)
         self.running: dict[str, optuna.Trial] = {}
         self.epoch_seconds: dict[str, float] = {}
+        for trial in existing:
+            self._learn(trial.user_attrs)
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        if self.packing and self.packing.is_full:
+            return None  # what ends until one can start is worth knowing first
         while self.interrupted:
             frozen = self.interrupted.popleft()
             if "train" in frozen.user_attrs:
@@ -73,7 +82,7 @@ class StudySearcher(Searcher):
                 config = TrainConfig.model_validate(frozen.user_attrs["train"])
                 # The last one is told once more: what was decided on it may not be written.
                 told = max(frozen.intermediate_values, default=1) - 1
-                return _payload(frozen.number, config, told)
+                return self._payload(trial_id, frozen.number, config, told)
             self._take_sampler(frozen.number)
             epochs = max(1, self._epochs_that_fit())
             payload = self._propose(trial_id, _anew(self.study, frozen), epochs)
@@ -110,7 +119,15 @@ class StudySearcher(Searcher):
         trial.set_user_attr("train", config.model_dump(mode="json"))
         self.running[trial_id] = trial
         self.saved()
-        return _payload(trial.number, config)
+        return self._payload(trial_id, trial.number, config)
+
+    def _payload(
+        self, trial_id: str, number: int, config: TrainConfig, told: int = 0
+    ) -> dict[str, Any]:
+        payload = {"trial": number, "train": config.model_dump(mode="json"), "told": told}
+        if self.packing:
+            payload["gpus"] = self.packing.take(trial_id, config)
+        return payload
 
     def _epochs_that_fit(self) -> float:
         """Epochs of a whole trial that end before the deadline, at the median pace so far."""
@@ -128,7 +145,16 @@ class StudySearcher(Searcher):
         self.epoch_seconds[trial_id] = result["seconds"]
         self._report(self.running[trial_id], result)
 
+    def _learn(self, attributes: dict[str, Any]) -> None:
+        """How much of a GPU a trial took, if that was measured."""
+        if self.packing and "memory" in attributes:
+            config = TrainConfig.model_validate(attributes["train"])
+            self.packing.learn(config, MemoryUse(*attributes["memory"]))
+
     def _report(self, trial: optuna.Trial, result: dict[str, Any]) -> None:
+        if "memory" in result and "memory" not in trial.user_attrs:
+            trial.set_user_attr("memory", result["memory"])
+            self._learn(trial.user_attrs)
         if self.outcome:
             return
         known = self.study._storage.get_trial(trial._trial_id).intermediate_values
@@ -143,6 +169,8 @@ class StudySearcher(Searcher):
         that the end of the search cuts off: they stay RUNNING, for resume, as does one that a full
         disk interrupted."""
         trial = self.running.pop(trial_id, None)
+        if self.packing:
+            self.packing.give_back(trial_id)
         if trial is None or (result or {}).get("status") == "interrupted":
             return
         if error or not result or "status" in result:
@@ -176,7 +204,3 @@ def _anew(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
     empty.params, empty.distributions = {}, {}
     trial._cached_frozen_trial = empty
     return trial
-
-
-def _payload(number: int, config: TrainConfig, told: int = 0) -> dict[str, Any]:
-    return {"trial": number, "train": config.model_dump(mode="json"), "told": told}

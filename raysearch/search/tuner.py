@@ -19,12 +19,13 @@ from optuna.trial import TrialState
 from ray import tune
 from rich.console import Console
 
-from raysearch.data.shards import open_shards
+from raysearch.data.shards import Shards, open_shards
 from raysearch.report.runfiles import add_search
 from raysearch.search.failures import RESTARTS, Failures
 from raysearch.search.forgetting import Forget
 from raysearch.search.groups import free_all
 from raysearch.search.mirroring import Fetch, Send
+from raysearch.search.packing import Packing
 from raysearch.search.plan import Plan
 from raysearch.search.progress import Progress
 from raysearch.search.retention import Retention, keep_best
@@ -81,6 +82,7 @@ def run_search(
     fetch, send = Fetch(place.mirror), Send(place.mirror)
     study = open_study(run / "study.log", objectives=len(space.search.objective))
     settle(run, study)
+    shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
     searcher = StudySearcher(
         study,
         space,
@@ -90,10 +92,10 @@ def run_search(
         deadline=deadline,
         outcome=functools.partial(outcome, run) if two else None,
         saved=send.send_study,
+        packing=make_packing(plan, shards),
     )
     hangs = plan.trial_timeout if plan.executor == "inline" else None
     failures = Failures(hangs)  # `TrainTrial` sees to its own workers
-    shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
     progress = Progress(run, shards, plan.trials, console, deadline, failures)
     retention = Retention(place, shards, plan.keep, plan.max_disk)
     staging = make_staging(run)
@@ -139,10 +141,16 @@ def run_search(
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
     aborted = failures.verdict() or retention.full
     seconds = time.monotonic() - begin
-    used = progress.trained / (seconds * plan.concurrent)
-    add_search(run, {"seconds": seconds, "slots": plan.concurrent, "utilization": used})
+    used = progress.trained / (seconds * plan.slots)
+    add_search(run, {"seconds": seconds, "slots": plan.slots, "utilization": used})
     place.push()
     return SearchEnd(dict(statuses), interrupt.is_set, aborted, seconds, used)
+
+
+def make_packing(plan: Plan, shards: Shards) -> Packing | None:
+    if not plan.packed_gpus:
+        return None
+    return Packing(plan.packed_gpus, plan.resources["gpu"], shards.shape[0], len(shards.classes))
 
 
 def make_staging(run: Path) -> str:
@@ -181,7 +189,11 @@ def make_trainable(plan: Plan, payload: dict[str, Any], staging: str) -> Any:
         def inline(config: dict[str, Any]) -> None:
             train_inline(payload | config)
 
-        return tune.with_resources(inline, plan.resources)
+        def share(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+            own = {"CPU": plan.resources["cpu"], "GPU": config["gpus"]}
+            return tune.PlacementGroupFactory([own])
+
+        return tune.with_resources(inline, share if plan.packed_gpus else plan.resources)
 
     class Trial(TrainTrial):
         common = payload | {

@@ -10,6 +10,7 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import astuple
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from raysearch.storage.locations import scratch_copy
 from raysearch.storage.mirror import Mirror
 from raysearch.train.device import free_memory
 from raysearch.train.distributed import Workers
+from raysearch.train.memory import MemoryMeter
 from raysearch.train.runner import read_metrics, run_trial
 from raysearch.train.trial import TrialFolder, trial_name
 
@@ -83,7 +85,9 @@ def run_payload(
 ) -> None:
     """Run ``{"trial", "train", "run", "uri", "data", "shipped", "threads", "memory_share"}`` and
     report each epoch's metrics, of those too that an earlier process finished after the first
-    ``told`` (0 where left out): it may have been killed before it said so.
+    ``told`` (0 where left out): it may have been killed before it said so. With ``gpus``, the
+    share of a GPU that it may fill, reports say under ``memory`` what it took, as `MemoryUse`'s
+    fields: Tune takes dictionaries apart.
 
     ``epochs`` in a report is how many the trial will have in all: in the last one, which may be
     an early one, it is ``epoch``. A run that failed reports once more, with its ``status`` and
@@ -97,13 +101,15 @@ def run_payload(
     done = None
     try:
         with trial_site(payload, workers.rank if workers else 0) as site:
+            dataset = trial_dataset(payload, config, device)
+            meter = MemoryMeter(device, payload["gpus"]) if "gpus" in payload else None
 
             def on_epoch(metrics: dict[str, float]) -> None:
                 last.update(metrics)
                 site.publish()
-                report(about | metrics)
+                use = meter and meter.read()
+                report(about | metrics | ({"memory": astuple(use)} if use else {}))
 
-            dataset = trial_dataset(payload, config, device)
             parts = payload.get("accumulate", 1)
             options = {"report": on_epoch, "workers": workers, "accumulate": parts}
             options["told"] = payload.get("told", 0)

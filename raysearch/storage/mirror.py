@@ -21,6 +21,7 @@ from raysearch.files import TEMPORARY, atomic_path
 from raysearch.storage.locations import open_filesystem
 
 PRIVATE = ".lock"
+"""Says who works on a run, here and there: no part of it."""
 PATIENCE_SECONDS = 60.0
 """For how long a transfer is tried again where the network or the store fails."""
 AT_ONCE = 8
@@ -29,11 +30,13 @@ T = TypeVar("T")
 
 
 class Mirror:
-    """``local`` and the folder at ``uri``; raises `RunError` where the store keeps failing."""
+    """``local`` and the folder at ``uri``; raises `RunError` where the store keeps failing, and
+    where ``fence`` says why nothing there may be read or written any more."""
 
     def __init__(self, local: Path, uri: str):
         self.local, self.uri = Path(local), uri.rstrip("/")
         self.filesystem, self.root = open_filesystem(self.uri)
+        self.fence = ""
         self._same: dict[str, tuple[int, int]] = {}  # size and time here of what is there too
         self._removed: set[str] = set()
         self._replaces_at_once = not isinstance(self.filesystem, fs.LocalFileSystem)
@@ -184,6 +187,8 @@ class Mirror:
     def _patiently(self, call: Callable[[], T]) -> T:
         end, pause = time.monotonic() + PATIENCE_SECONDS, 0.5
         while True:
+            if self.fence:
+                raise RunError(self.fence)
             try:
                 return call()
             except OSError as error:

@@ -1,12 +1,17 @@
-"""Running out of memory: how to tell, and which batch size would have fit."""
+"""Memory of a training step: what it will take, what it took, and what to do where it ran out."""
 
 import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
+from torch import Tensor
 
 from raysearch.config import TrainConfig
 from raysearch.data.dataset import Dataset
-from raysearch.models.freeze import train_mode
+from raysearch.models.freeze import freeze, train_mode
+from raysearch.models.registry import build_model
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Training
 from raysearch.train.seeding import seeded
@@ -20,6 +25,9 @@ _SIGNS = (
 )
 _HEADROOM = 0.9
 """Share of the memory to plan with: the allocator's rounding and fragments take the rest."""
+CONTEXT_BYTES = 640 * 2**20
+"""What a process takes on a GPU beside torch's allocator: CUDA's context, kernels, libraries."""
+Result = TypeVar("Result")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -84,3 +92,81 @@ def measure_step(
     peak = torch.cuda.max_memory_allocated(device)
     free, _ = torch.cuda.mem_get_info(device)
     return fixed, peak, free + torch.cuda.memory_reserved(device)
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of a GPU that a process has taken through torch: ``fixed`` before the trial (images
+    and labels), ``peak`` at most; ``device`` is what the GPU has in all."""
+
+    fixed: int
+    peak: int
+    device: int
+
+
+class MemoryMeter:
+    """Measures what a trial that begins now takes of ``device``, and keeps it to ``share`` of it,
+    so that one that needs more than was foreseen runs out of memory and not its neighbours."""
+
+    def __init__(self, device: torch.device, share: float):
+        self.device, self.total = device, 0
+        if device.type == "cuda":
+            self.total = torch.cuda.get_device_properties(device).total_memory
+            own = share - CONTEXT_BYTES / self.total if share < 1 else 1.0
+            torch.cuda.set_per_process_memory_fraction(max(own, 0.01), device)
+            torch.cuda.reset_peak_memory_stats(device)
+            self.fixed = torch.cuda.memory_allocated(device)
+
+    def read(self) -> MemoryUse | None:
+        """None on a CPU, whose memory is not shared out, and before anything was trained."""
+        if self.device.type != "cuda":
+            return None
+        peak = torch.cuda.max_memory_allocated(self.device)
+        return MemoryUse(self.fixed, peak, self.total) if peak > self.fixed else None
+
+
+def foreseen_bytes(config: TrainConfig, channels: int, classes: int) -> int:
+    """Bytes that a step of ``config`` keeps, as if all were float32: weights with their gradients,
+    average and moments, and what the backward pass needs of a batch. Computed from shapes, without
+    a device; what a device really takes is proportional at best."""
+
+    def count() -> int:
+        network = build_model(config.model, channels, classes, config.image_size)
+        freeze(network, config.freeze_depth, config.model.name)
+        train_mode(network)
+        parameters = list(network.parameters())
+        images_NCHW = torch.zeros(2, channels, config.image_size, config.image_size)
+        moments = 1 if config.optimizer == "sgd" else 2
+        learning = sum(p.numel() for p in parameters if p.requires_grad)
+        weights = 2 * sum(p.numel() for p in parameters) + (1 + moments) * learning
+        saved = saved_numbers(lambda: network(images_NCHW), parameters)
+        return 4 * (weights + saved * config.batch_size // len(images_NCHW))
+
+    return from_shapes(count)
+
+
+def saved_numbers(forward: Callable[[], Tensor], parameters: list[Tensor]) -> int:
+    """How many numbers autograd keeps of a forward pass, beside the parameters."""
+    counted = {p.untyped_storage()._cdata for p in parameters}
+    kept = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in counted:
+            counted.add(storage._cdata)
+            kept.append(tensor)  # alive, so that no other storage gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        forward()
+    return sum(tensor.numel() for tensor in kept)
+
+
+def from_shapes(compute: Callable[[], Result]) -> Result:
+    """``compute`` with tensors that have shapes alone; where it needs values, with real ones."""
+    try:
+        with torch.device("meta"):
+            return compute()
+    except Exception:  # of whatever class: meta tensors fail in many ways
+        with torch.random.fork_rng(devices=[]):
+            return compute()

@@ -28,7 +28,7 @@ import torch._dynamo  # likewise, with its first optimizer
 from ray.tune.search import Searcher
 
 from raysearch import files
-from raysearch.search.lock import locked
+from raysearch.search.lock import locked_here
 from raysearch.search.searcher import StudySearcher
 from raysearch.search.study import Journal, open_study
 from raysearch.search.tuner import settle
@@ -119,7 +119,7 @@ def search(
     run.mkdir(exist_ok=True)
     kill = kill or {}
     arm_kill(kill, log, "search")
-    with locked(run):
+    with locked_here(run):
         files.remove_stale(run)
         study = open_study(run / "study.log")
         settle(run, study)

@@ -30,6 +30,17 @@ def test_gpus_are_shared_by_the_fraction_asked_for(write_space, share, concurren
     assert plan.resources["cpu"] * plan.concurrent <= 16
 
 
+def test_auto_plans_for_as_many_on_a_gpu_as_have_a_core_each(write_space):
+    space = write_space(trials=50)
+    plan = make_plan(space, machine(16, 2), gpus_per_trial="auto")
+    assert (plan.packed_gpus, plan.slots, plan.concurrent, plan.threads) == (2, 2, 16, 1)
+    assert (plan.resources["gpu"], plan.memory_share) == (0.125, 0.125)
+    plan = make_plan(space, machine(12, 4), gpus_per_trial="auto")
+    assert (plan.concurrent, plan.resources["gpu"]) == (12, 0.3333)
+    plan = make_plan(space, machine(4, 0), gpus_per_trial="auto")  # nothing to pack
+    assert (plan.packed_gpus, plan.slots, plan.concurrent) == (0, 4, 4)
+
+
 def test_memory_is_shared_by_those_on_the_same_device(write_space):
     space = write_space(trials=50)
     assert make_plan(space, machine(16, 2), gpus_per_trial=0.25).memory_share == 0.25
@@ -48,6 +59,7 @@ def test_several_workers_per_trial_take_ray_train(write_space):
     ("options", "said"),
     [
         ({"gpus_per_trial": 0.5}, "needs a GPU"),
+        ({"gpus_per_trial": "auto", "workers_per_trial": 2}, "auto packs trials of one worker"),
         ({"workers_per_trial": 3}, "3 workers does not fit on 2 CPUs"),
         ({"workers_per_trial": 2, "executor": "inline"}, "one worker"),
     ],

@@ -8,16 +8,24 @@ from ray.tune.execution.tune_controller import TuneController
 from raysearch.search.schedulers import make_scheduler
 
 
+class Trial(str):
+    """By its name, which says too if it asks for other resources than a free process has."""
+
+    @property
+    def placement_group_factory(self) -> str:
+        return "half a GPU" if "half" in self else "GPU"
+
+
 class Controller:
     """Of trials that are named ``new`` (no process was asked for), ``waits`` (for a machine) and
     ``starts`` (its process does), in their order; ``free`` processes wait for a trial."""
 
     def __init__(self, trials: list[str], free: int):
         starts = {name for name in trials if name.startswith("starts")}
-        self._pending_trials_list = ["ended", *trials]
-        self._pending_trials = set(trials)
-        self._trial_to_actor = {name: name for name in trials if not name.startswith("new")}
-        self._actor_cache = SimpleNamespace(num_cached_objects=free)
+        self._pending_trials_list = [Trial("ended"), *map(Trial, trials)]
+        self._pending_trials = set(map(Trial, trials))
+        self._trial_to_actor = {Trial(name): name for name in trials if not name.startswith("new")}
+        self._actor_cache = SimpleNamespace(num_cached_objects=free, has_cached_object="GPU".__eq__)
         self._actor_manager = SimpleNamespace(is_actor_started=starts.__contains__)
         self._tune_controller = self
 
@@ -35,6 +43,8 @@ def test_free_process_goes_to_the_first_trial_whose_own_is_not_being_started(spa
     assert chosen(space, "starts", "waits", "new") == "waits"
     assert chosen(space, "starts", "starts too", "new") == "new"
     assert chosen(space, "starts") is None  # which Tune itself then gives it
+    assert chosen(space, "waits for half", "waits") == "waits"
+    assert chosen(space, "waits for half") is None
 
 
 def test_without_a_free_process_tune_is_left_to_start_trials_in_order(space):

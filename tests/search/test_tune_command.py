@@ -143,6 +143,8 @@ def test_dry_run_prints_the_plan_and_starts_nothing(tmp_path, space_file, shards
         (("tune", "--time-budget", "soon"), "soon"),
         (("tune", "--executor", "magic"), "magic"),
         (("tune", "--gpus-per-trial", "0.5"), "needs a GPU"),
+        (("tune", "--gpus-per-trial", "some"), "auto, a share of a GPU such as 0.25"),
+        (("tune", "--gpus-per-trial", "1.5"), "auto, a share of a GPU such as 0.25"),
         (("resume", "no/such/run"), "no/such/run"),
         (("status", "no/such/run"), "no/such/run"),
         (("ensemble", "no/such/run"), "no/such/run"),

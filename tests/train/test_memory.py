@@ -1,4 +1,6 @@
-"""Too little memory: it is told from other errors, and what would have fitted is worked out."""
+"""Memory: what a step will take, what it took, and what would have fitted where it ran out."""
+
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,13 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_runs import make_config, make_dataset
 
+from raysearch.config import TrainConfig
 from raysearch.train import memory
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Training
-from raysearch.train.memory import fitting_batch_size, is_out_of_memory, remedy
+from raysearch.train.memory import (
+    MemoryMeter,
+    MemoryUse,
+    fitting_batch_size,
+    foreseen_bytes,
+    is_out_of_memory,
+    remedy,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
-MIB = 2**20
+MIB, GIB = 2**20, 2**30
 
 
 def raised(work) -> BaseException:
@@ -110,3 +120,73 @@ def test_measured_step_grows_with_its_images():
     config, dataset = make_config("vgg", batch_size=64), make_dataset()
     small, large = (memory.measure_step(config, dataset, GPU, images) for images in (8, 64))
     assert small[1] - small[0] < large[1] - large[0] < large[2]
+
+
+def mlp_bytes(images, inputs, hidden, classes, moments):
+    """By hand: each linear layer keeps its input, and ReLU its output, which is the next one's."""
+    kept = images * (inputs + hidden)
+    weights = (inputs + 1) * hidden + (hidden + 1) * classes
+    return 4 * (kept + (3 + moments) * weights)
+
+
+@pytest.mark.parametrize(("optimizer", "moments"), [("sgd", 1), ("adamw", 2)])
+def test_what_a_step_keeps_is_counted_as_by_hand(optimizer, moments):
+    values = {"model": {"name": "mlp", "hidden": [50], "dropout": 0}, "image_size": 8}
+    config = TrainConfig.model_validate(values | {"batch_size": 64, "optimizer": optimizer})
+    assert foreseen_bytes(config, 1, 7) == mlp_bytes(64, 64, 50, 7, moments)
+
+
+def test_frozen_layers_keep_less_and_large_batches_more():
+    config = make_config("vgg", batch_size=64)
+    whole = foreseen_bytes(config, 1, 7)
+    frozen = foreseen_bytes(config.model_copy(update={"freeze_depth": 3}), 1, 7)
+    double = foreseen_bytes(config.model_copy(update={"batch_size": 128}), 1, 7)
+    assert frozen < whole < double < 2 * whole
+
+
+def test_shapes_do_where_values_are_not_needed_and_draw_nothing_where_they_are():
+    assert memory.from_shapes(lambda: torch.rand(3)).is_meta
+    state = torch.get_rng_state()
+    value = memory.from_shapes(lambda: torch.rand(3).max().item())  # of meta tensors an error
+    assert 0 <= value < 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_meter_keeps_a_trial_to_its_share_and_says_what_it_took(monkeypatch):
+    """The allocator is a stand-in: 10 GiB of 80 hold the images, and the step takes 20."""
+    device, limits, allocated = torch.device("cuda", 0), [], {"now": 10 * GIB, "peak": 30 * GIB}
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda d: SimpleNamespace(total_memory=80 * GIB)
+    )
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, d: limits.append(share)
+    )
+    monkeypatch.setattr(
+        torch.cuda,
+        "reset_peak_memory_stats",
+        lambda d: allocated.update(before=allocated["peak"], peak=allocated["now"]),
+    )
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda d: allocated["now"])
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda d: allocated["peak"])
+    meter = MemoryMeter(device, 0.5)
+    assert limits == [0.5 - 640 * MIB / (80 * GIB)]
+    assert meter.read() is None  # nothing was trained yet
+    allocated["peak"] = 30 * GIB
+    assert meter.read() == MemoryUse(10 * GIB, 30 * GIB, 80 * GIB)
+    MemoryMeter(device, 1.0)
+    assert limits[1] == 1.0
+
+
+def test_on_a_cpu_there_is_nothing_to_share_out():
+    assert MemoryMeter(CPU, 0.5).read() is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_what_a_step_takes_grows_as_foreseen():
+    """Twice the network or batch, about twice what is foreseen and measured."""
+    config, dataset, ratios = make_config("vgg", batch_size=64), make_dataset(), []
+    for images in (64, 128, 256):
+        larger = config.model_copy(update={"batch_size": images})
+        fixed, peak, _ = memory.measure_step(larger, dataset, GPU, images)
+        ratios.append((peak - fixed) / foreseen_bytes(larger, 1, 7))
+    assert max(ratios) < 1.5 * min(ratios)
