@@ -1,6 +1,6 @@
 """Which way of searching finds more in the same time: samplers and schedulers on real images.
 
-    python benchmarks/strategies.py --data DIR --minutes 10 --seeds 0 1 2 --runs DIR --out FILE
+    python benchmarks/strategies.py --data DIR --minutes 5 --seeds 0 1 2 --runs DIR --out FILE
 
 Each run is the whole `raysearch tune`, on a stratified quarter of the training images and all of
 validation, of networks so small that minutes on two cores pay for dozens of trials. Strategies
@@ -33,12 +33,12 @@ SPACE = """
 search: {{trials: 10000, epochs: {epochs}, sampler: {sampler}, scheduler: {scheduler}, keep: 10000}}
 train:
   schedule: one_cycle
-  image_size: {{choice: [24, 32]}}
+  image_size: {{choice: [20, 24]}}
   batch_size: {{choice: [32, 64, 128]}}
   model:
     name: vgg
-    width: {{choice: [6, 8, 12]}}
-    depth: {{int: [5, 9]}}
+    width: {{choice: [4, 6, 8]}}
+    depth: {{int: [4, 8]}}
     residual: {{choice: [false, true]}}
     dropout: {{float: [0.0, 0.5]}}
   optimizer: {{choice: [sgd, adamw]}}
@@ -55,7 +55,7 @@ train:
 """
 KNOWN = """
 known:
-  - {batch_size: 64, image_size: 32, model.width: 12, model.depth: 7, model.residual: false,
+  - {batch_size: 64, image_size: 24, model.width: 8, model.depth: 6, model.residual: false,
      model.dropout: 0.1, optimizer: sgd, lr: 0.08, weight_decay: 5e-3, label_smoothing: 0.1,
      augment.shift: 0.06, augment.rotate: 8, augment.erase: 0.0}
 """
@@ -157,8 +157,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", type=Path, required=True, help="shards of the whole set")
     parser.add_argument("--runs", type=Path, required=True, help="where the searches are kept")
-    parser.add_argument("--minutes", type=float, default=10.0, help="of each search")
-    parser.add_argument("--epochs", type=int, default=9)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each search")
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     parser.add_argument("--out", type=Path)

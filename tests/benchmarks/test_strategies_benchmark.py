@@ -44,11 +44,11 @@ def test_every_strategy_is_a_space_that_searches_the_same_dimensions(benchmark, 
     spaces = {}
     for name, (sampler, scheduler, known) in benchmark.STRATEGIES.items():
         path = tmp_path / "space.yaml"
-        values = {"epochs": 9, "sampler": sampler, "scheduler": scheduler}
+        values = {"epochs": 6, "sampler": sampler, "scheduler": scheduler}
         path.write_text(benchmark.SPACE.format(**values) + known)
         spaces[name] = load_space(path)
         search = spaces[name].search
-        assert (search.sampler, search.scheduler, search.epochs) == (sampler, scheduler, 9)
+        assert (search.sampler, search.scheduler, search.epochs) == (sampler, scheduler, 6)
     dimensions = {str(space.dimensions) for space in spaces.values()}
     assert len(dimensions) == 1
     assert [len(space.known_values) for space in spaces.values()] == [0, 0, 0, 0, 1]
