@@ -147,7 +147,7 @@ def main() -> None:
                 np.array([row[name] for row in rows if row["share"] == s])
                 for s in (options.shares[0], share)
             )
-            gain = here - first
+            gain = here - first if name == "accuracy" else first - here
             error = gain.std(ddof=1) / np.sqrt(len(gain)) if len(gain) > 1 else float("nan")
             print(f"share {share:g} {name} {here.mean():.4f} gain {gain.mean():.4f} +- {error:.4f}")
 
