@@ -21,6 +21,7 @@ from raysearch.files import remove_stale, write_json
 from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
 from raysearch.search.capacity import Capacity, find_capacity
 from raysearch.search.plan import Estimate, Plan, check_disk, estimate, free_disk, make_plan
+from raysearch.search.population import what_changes
 from raysearch.space import SearchSpace
 from raysearch.storage.runs import RunPlace
 from raysearch.train.trial import trial_folders
@@ -75,6 +76,8 @@ def prepare(
     Without ``data``, synthetic faces are drawn into ``scratch``. ``say`` gets a line about the
     cluster, where one is joined.
     """
+    if space.search.scheduler == "pbt":
+        what_changes(space)
     folder = resolve_data(data, scratch)
     shards = open_shards(folder, verify=False)
     capacity = find_capacity(say)

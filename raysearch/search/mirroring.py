@@ -32,7 +32,7 @@ class Fetch(tune.Callback):
 
     def fetch(self, number: int) -> None:
         if self.mirror:
-            self.mirror.pull(trial_name(number), skip=[CHECKPOINTS])
+            self.mirror.pull(trial_name(number), skip=CHECKPOINTS)
 
 
 class Send(tune.Callback):

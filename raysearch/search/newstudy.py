@@ -39,6 +39,9 @@ def import_trials(source: Path, target: Path, space: SearchSpace) -> Imported:
     numbers, reasons = {}, {}
     for trial in open_study(source / "study.log").get_trials(deepcopy=False, states=FINISHED):
         folder = TrialFolder(source / "trials" / f"{trial.number:04d}")
+        if "fork" in trial.user_attrs:
+            reasons[trial.number] = "its first epochs are another trial's"
+            continue
         try:
             values = values_of(space, TrainConfig.model_validate(trial.user_attrs["train"]))
         except ConfigError as error:
@@ -65,7 +68,9 @@ def import_trials(source: Path, target: Path, space: SearchSpace) -> Imported:
 
 def _copy_folder(folder: TrialFolder, target: Path, number: int) -> dict[str, Any]:
     """All but its checkpoint, which nothing goes on from; returns its record."""
-    shutil.copytree(folder.path, target, ignore=shutil.ignore_patterns("checkpoint", ".*.tmp"))
+    shutil.copytree(
+        folder.path, target, ignore=shutil.ignore_patterns("checkpoint", "snapshots", ".*.tmp")
+    )
     copy = TrialFolder(target)
     record = json.loads(copy.config.read_text(encoding="utf-8"))
     write_json(copy.config, record | {"trial": number})

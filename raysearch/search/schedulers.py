@@ -5,6 +5,7 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from raysearch.search.population import Population
 from raysearch.search.searcher import METRIC
 from raysearch.space import SearchSpace
 
@@ -44,8 +45,30 @@ class Median(InTurn, MedianStoppingRule):
     """Golovin et al., "Google Vizier", 2017."""
 
 
-def make_scheduler(space: SearchSpace, epochs: int) -> TrialScheduler:
+class Replacement(InTurn, FIFOScheduler):
+    """Ends the trials that ``population`` replaces."""
+
+    def __init__(self, population: Population):
+        super().__init__()
+        self.population = population
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its schedulers, and the study is the state
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        epoch = int(result["epoch"])
+        if "status" in result or epoch >= int(result["epochs"]):
+            return self.CONTINUE
+        poor = self.population.ends(int(result["trial"]), epoch, float(result[METRIC]))
+        return self.STOP if poor else self.CONTINUE
+
+
+def make_scheduler(
+    space: SearchSpace, epochs: int, population: Population | None = None
+) -> TrialScheduler:
     """The one that ``space`` names, for trials of ``epochs`` epochs."""
+    if population:
+        return Replacement(population)
     grace = min(space.search.grace_epochs, epochs)
     if space.search.scheduler == "none" or grace == epochs:
         return All()

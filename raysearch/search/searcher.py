@@ -21,6 +21,7 @@ from ray.tune.search import Searcher
 from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
 from raysearch.search.packing import Packing
+from raysearch.search.population import Population
 from raysearch.search.study import make_sampler, suggest_value
 from raysearch.space import SearchSpace
 from raysearch.train.memory import MemoryUse
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 class StudySearcher(Searcher):
     """Hands out ``{"trial": number, "train": TrainConfig as JSON, "told": epochs}`` until
     ``trials`` were made; of a trial that is gone on with, epochs after ``told`` are to be reported.
+    One that begins where another stood has ``fork``, the fields of that `Fork`.
 
     Args:
         deadline: `time.monotonic` after which no epoch should run, or None. A trial that would
@@ -40,6 +42,7 @@ class StudySearcher(Searcher):
         outcome: the values of a finished trial by its number, for a study of several objectives,
             which takes no values epoch by epoch.
         saved: called when the study has a new trial, before that one is handed out.
+        population: of population-based training, where that decides which trials there are.
         packing: of trials on GPUs, where it decides how much of one a trial takes; its share is
             then handed out too, as ``gpus``.
     """
@@ -56,11 +59,13 @@ class StudySearcher(Searcher):
         outcome: Callable[[int], list[float]] | None = None,
         saved: Callable[[], None] = lambda: None,
         packing: Packing | None = None,
+        population: Population | None = None,
     ):
         super().__init__(metric=METRIC, mode="min")
         self.study, self.space = study, space
         self.trials, self.epochs, self.seed, self.deadline = trials, epochs, seed, deadline
-        self.outcome, self.saved, self.packing = outcome, saved, packing
+        self.outcome, self.saved = outcome, saved
+        self.packing, self.population = packing, population
         existing = study.get_trials(deepcopy=False)
         if all(t.state == TrialState.WAITING for t in existing):  # none, or killed at this point
             for known in space.known_values[len(existing) :]:
@@ -81,8 +86,9 @@ class StudySearcher(Searcher):
                 self.running[trial_id] = optuna.Trial(self.study, frozen._trial_id)
                 config = TrainConfig.model_validate(frozen.user_attrs["train"])
                 # The last one is told once more: what was decided on it may not be written.
-                told = max(frozen.intermediate_values, default=1) - 1
-                return self._payload(trial_id, frozen.number, config, told)
+                first = frozen.user_attrs.get("fork", {"epoch": 0})["epoch"] + 1
+                told = max(frozen.intermediate_values, default=first) - 1
+                return self._payload(trial_id, frozen, config, told)
             self._take_sampler(frozen.number)
             epochs = max(1, self._epochs_that_fit())
             payload = self._propose(trial_id, _anew(self.study, frozen), epochs)
@@ -91,6 +97,8 @@ class StudySearcher(Searcher):
         epochs = self._epochs_that_fit()
         if self.made >= self.trials or epochs < max(1, self.epochs / 2):
             return Searcher.FINISHED
+        if self.population and not self._next_of_population():
+            return None if self.running else Searcher.FINISHED
         for _ in range(100):
             self._take_sampler(self.made)
             trial = self.study.ask()
@@ -101,6 +109,14 @@ class StudySearcher(Searcher):
         log.error("100 proposals in a row were not valid configurations: the search ends here")
         return Searcher.FINISHED
 
+    def _next_of_population(self) -> bool:
+        """Whether there is a trial to begin: a successor, which the study then hands out next, or
+        one that begins anew."""
+        successor = self.population.successor()
+        if successor:
+            successor.enqueue(self.study)
+        return not self.population.is_complete
+
     def _take_sampler(self, number: int) -> None:
         """A sampler of its own for each trial: a search that was interrupted and goes on proposes
         what the uninterrupted one would have."""
@@ -109,6 +125,9 @@ class StudySearcher(Searcher):
     def _propose(self, trial_id: str, trial: optuna.Trial, epochs: int) -> dict[str, Any] | None:
         """The payload of ``trial``; None, and the trial failed, where its values do not fit
         together."""
+        fork = trial.user_attrs.get("fork")
+        # Where another trial stood, its schedule goes on.
+        epochs = self.epochs if fork else epochs
         values = self.space.propose(lambda dimension: suggest_value(trial, dimension))
         try:
             config = self.space.build(values, epochs=epochs, seed=self.seed + trial.number)
@@ -119,15 +138,25 @@ class StudySearcher(Searcher):
         trial.set_user_attr("train", config.model_dump(mode="json"))
         self.running[trial_id] = trial
         self.saved()
-        return self._payload(trial_id, trial.number, config)
+        return self._payload(trial_id, trial, config, told=fork["epoch"] if fork else 0)
 
     def _payload(
-        self, trial_id: str, number: int, config: TrainConfig, told: int = 0
+        self, trial_id: str, trial: optuna.Trial | FrozenTrial, config: TrainConfig, told: int
     ) -> dict[str, Any]:
-        payload = {"trial": number, "train": config.model_dump(mode="json"), "told": told}
+        payload = {"trial": trial.number, "train": config.model_dump(mode="json"), "told": told}
+        if "fork" in trial.user_attrs:
+            payload["fork"] = trial.user_attrs["fork"]
         if self.packing:
             payload["gpus"] = self.packing.take(trial_id, config)
         return payload
+
+    @property
+    def is_done(self) -> bool:
+        """No trial is under way, and none is to come."""
+        if self.running or self.interrupted:
+            return False
+        complete = self.population is not None and self.population.is_complete
+        return self.made >= self.trials or complete
 
     def _epochs_that_fit(self) -> float:
         """Epochs of a whole trial that end before the deadline, at the median pace so far."""

@@ -27,6 +27,7 @@ from raysearch.search.groups import free_all
 from raysearch.search.mirroring import Fetch, Send
 from raysearch.search.packing import Packing
 from raysearch.search.plan import Plan
+from raysearch.search.population import Population, what_changes
 from raysearch.search.progress import Progress
 from raysearch.search.retention import Retention, keep_best
 from raysearch.search.schedulers import make_scheduler
@@ -83,6 +84,7 @@ def run_search(
     study = open_study(run / "study.log", objectives=len(space.search.objective))
     settle(run, study)
     shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
+    population = make_population(study, space, seed, console)
     searcher = StudySearcher(
         study,
         space,
@@ -93,6 +95,7 @@ def run_search(
         outcome=functools.partial(outcome, run) if two else None,
         saved=send.send_study,
         packing=make_packing(plan, shards),
+        population=population,
     )
     hangs = plan.trial_timeout if plan.executor == "inline" else None
     failures = Failures(hangs)  # `TrainTrial` sees to its own workers
@@ -107,6 +110,7 @@ def run_search(
         "threads": plan.threads,
         "memory_share": plan.memory_share,
         "timeout": plan.trial_timeout,
+        "snapshot_every": population.every if population else 0,
     }
     trainable = make_trainable(plan, payload, staging)
     with interruptible() as interrupt, progress:
@@ -115,7 +119,7 @@ def run_search(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=make_scheduler(space, plan.epochs),
+                    scheduler=make_scheduler(space, plan.epochs, population),
                     num_samples=-1,
                     max_concurrent_trials=plan.concurrent,
                     reuse_actors=True,
@@ -138,6 +142,9 @@ def run_search(
             progress.close()
             shutil.rmtree(staging, ignore_errors=True)
     keep_best(place, shards, plan.keep)
+    if population and searcher.is_done:
+        for folder in trial_folders(run):
+            place.remove(folder.snapshots)
     statuses = Counter(folder.read_status()["status"] for folder in trial_folders(run))
     aborted = failures.verdict() or retention.full
     seconds = time.monotonic() - begin
@@ -145,6 +152,15 @@ def run_search(
     add_search(run, {"seconds": seconds, "slots": plan.slots, "utilization": used})
     place.push()
     return SearchEnd(dict(statuses), interrupt.is_set, aborted, seconds, used)
+
+
+def make_population(
+    study: optuna.Study, space: SearchSpace, seed: int, console: Console
+) -> Population | None:
+    if space.search.scheduler != "pbt":
+        return None
+    console.print(what_changes(space), highlight=False, soft_wrap=True)
+    return Population(study, space, space.search.population, space.search.grace_epochs, seed)
 
 
 def make_packing(plan: Plan, shards: Shards) -> Packing | None:

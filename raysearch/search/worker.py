@@ -26,9 +26,10 @@ from raysearch.storage.locations import scratch_copy
 from raysearch.storage.mirror import Mirror
 from raysearch.train.device import free_memory
 from raysearch.train.distributed import Workers
+from raysearch.train.fork import begin_from
 from raysearch.train.memory import MemoryMeter
 from raysearch.train.runner import read_metrics, run_trial
-from raysearch.train.trial import TrialFolder, trial_name
+from raysearch.train.trial import Fork, TrialFolder, trial_name
 
 
 @lru_cache(maxsize=1)
@@ -63,6 +64,19 @@ class TrialSite:
         """Make what the trial has written so far outlive this machine."""
         if self.mirror and self.leads:
             self.mirror.push(self.name)
+
+    def fork(self, fork: Fork) -> None:
+        """Begin where another trial stood."""
+        name = TrialFolder(trial_name(fork.trial)).snapshot(fork.epoch).as_posix()
+        if not self.mirror:
+            if self.leads:
+                begin_from(TrialFolder(self.folder), self.run / name)
+            return
+        # Not into the donor's own folder: it may be running on this machine.
+        fetched = Mirror(self.folder.with_name(f"{self.folder.name}.fork"), self.mirror.uri)
+        fetched.pull(name)
+        begin_from(TrialFolder(self.folder), fetched.local / name)
+        shutil.rmtree(fetched.local, ignore_errors=True)
 
     def end(self) -> None:
         if self.mirror:
@@ -113,6 +127,12 @@ def run_payload(
             parts = payload.get("accumulate", 1)
             options = {"report": on_epoch, "workers": workers, "accumulate": parts}
             options["told"] = payload.get("told", 0)
+            options["snapshot_every"] = payload.get("snapshot_every", 0)
+            if "fork" in payload:
+                options["forked_from"] = Fork(**payload["fork"])
+                site.fork(options["forked_from"])
+                if workers:  # none looks for a checkpoint before the leader has made it
+                    workers.sum(torch.zeros(1, device=device))
             number = payload["trial"]
             status = run_trial(site.folder, number, config, dataset, device=device, **options)
             error = TrialFolder(site.folder).read_status()["error"]

@@ -34,11 +34,13 @@ class SearchConfig(BaseModel):
     sampler: Literal["tpe", "random", "gp", "nsga2"] = "tpe"
     """Optuna's multivariate TPE, independent random draws, a Gaussian process (needs scipy), or
     NSGA-II, a genetic algorithm for two objectives in populations of 20."""
-    scheduler: Literal["asha", "median", "none"] = "asha"
-    """Asynchronous successive halving over epochs, the median stopping rule, or every trial to
-    its end."""
+    scheduler: Literal["asha", "median", "pbt", "none"] = "asha"
+    """Asynchronous successive halving over epochs, the median stopping rule, population-based
+    training, or every trial to its end."""
     grace_epochs: Annotated[int, Field(ge=1)] = 1
-    """No trial is stopped before; ASHA's first rung."""
+    """No trial is stopped before; ASHA's first rung, and how often pbt compares."""
+    population: Annotated[int, Field(ge=4)] = 10
+    """Of pbt: trials that begin anew; the others, up to `trials`, take the place of poor ones."""
     reduction: Annotated[int, Field(ge=2)] = 3
     """At each of ASHA's rungs one in so many trials goes on."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -10,7 +10,7 @@ from raysearch.errors import ArtifactError
 from raysearch.storage.locations import cache_folder, is_uri, join, working_copy
 from raysearch.storage.mirror import Mirror
 
-CHECKPOINTS = "checkpoint"
+CHECKPOINTS = ("checkpoint", "snapshots")
 """Folders that only trials need: they stay where the run is."""
 LARGE = ("best", "ensemble", "tensorboard")
 """Folders that a look at how far a run is does not need."""
@@ -34,7 +34,7 @@ class RunPlace:
 
     def pull(self, skip: Sequence[str] = ()) -> None:
         if self.mirror:
-            self.mirror.pull(skip=[CHECKPOINTS, *skip], exact=True)
+            self.mirror.pull(skip=[*CHECKPOINTS, *skip], exact=True)
 
     def push(self) -> None:
         """Also takes away there what an earlier ensemble left."""

@@ -45,6 +45,12 @@ def _check(
     device: torch.device,
     console: Console,
 ) -> None:
+    if record.forked_from:
+        donor, epoch = record.forked_from.trial, record.forked_from.epoch
+        raise ConfigError(
+            f"The first {epoch} epochs of {original.path} are those of trial {donor}, with that "
+            f"one's settings, so it cannot be repeated alone; trial {donor} can be."
+        )
     if record.execution.workers > 1:
         raise ConfigError(
             f"{original.path} was trained by {record.execution.workers} workers, each with random "

@@ -20,11 +20,19 @@ from raysearch.probabilities import Probabilities, read_probabilities, write_pro
 from raysearch.train.checkpoint import load_state, save_state, save_weights
 from raysearch.train.device import device_name, free_memory, keep_memory
 from raysearch.train.distributed import Workers
+from raysearch.train.fork import take_snapshot
 from raysearch.train.loop import Diverged, EpochEnd, fit
 from raysearch.train.memory import is_out_of_memory, remedy
 from raysearch.train.start import read_start
 from raysearch.train.teaching import Teacher
-from raysearch.train.trial import Execution, Origin, TrialFolder, TrialRecord, make_record
+from raysearch.train.trial import (
+    Execution,
+    Fork,
+    Origin,
+    TrialFolder,
+    TrialRecord,
+    make_record,
+)
 
 METRICS = (
     "epoch",
@@ -51,9 +59,14 @@ def run_trial(
     accumulate: int = 1,
     teacher: Teacher | None = None,
     told: int | None = None,
+    forked_from: Fork | None = None,
+    snapshot_every: int = 0,
 ) -> str:
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
     "completed", "diverged", "out_of_memory". ``teacher`` is that of `fit`.
+
+    ``forked_from`` says whose epochs those are that stand in a folder made by `begin_from`, and
+    every ``snapshot_every`` epochs (0: never) one is taken that others can begin from.
 
     ``report`` gets the epoch's metrics, and under ``epochs`` how many there will be in all, once
     everything about the epoch is on disk; of epochs that an earlier process already finished,
@@ -68,6 +81,7 @@ def run_trial(
     files = TrialFolder(folder)
     parts = max(accumulate, recorded_parts(files, config))
     options = {"device": device, "report": report, "workers": workers, "teacher": teacher}
+    options |= {"forked_from": forked_from, "snapshot_every": snapshot_every}
     run = functools.partial(_run_once, files, trial, config, dataset, **options)
     status = run(parts, may_retry=parts == 1, told=told)
     if status == "out_of_memory" and parts == 1:
@@ -88,6 +102,8 @@ def _run_once(
     report: Callable[[dict[str, float]], None],
     workers: Workers,
     teacher: Teacher | None,
+    forked_from: Fork | None,
+    snapshot_every: int,
 ) -> str:
     state = load_state(files.checkpoint)
     if state and state["epoch"] > len(read_metrics(files.metrics)):
@@ -99,13 +115,15 @@ def _run_once(
 
     def on_epoch(end: EpochEnd) -> None:
         recorder.record(end)
-        epoch = end.metrics["epoch"]
+        epoch = int(end.metrics["epoch"])
+        if workers.leads and snapshot_every and epoch % snapshot_every == 0:
+            take_snapshot(files, epoch)
         report(end.metrics | {"epochs": epoch if end.training.ended else config.epochs})
 
     try:
         start = read_start(config) if state is None else None
         execution = Execution(workers.count, torch.get_num_threads(), parts, device_name(device))
-        recorder.describe(trial, config, start, execution)
+        recorder.describe(trial, config, start, execution, forked_from)
         options = {"workers": workers, "accumulate": parts, "start": start, "teacher": teacher}
         fit(config, dataset, on_epoch, state, device=device, **options)
         return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
@@ -165,7 +183,12 @@ class Recorder:
             self.board = SummaryWriter(str(self.files.tensorboard), purge_step=epoch + 1)
 
     def describe(
-        self, trial: int, config: TrainConfig, start: Weights | None, execution: Execution
+        self,
+        trial: int,
+        config: TrainConfig,
+        start: Weights | None,
+        execution: Execution,
+        forked_from: Fork | None,
     ) -> None:
         """Write config.json; of one that the checkpoint that is gone on from has already, how the
         trial is run alone.
@@ -184,7 +207,9 @@ class Recorder:
             network = build_model(config.model, channels, classes, config.image_size)
         parameters = count_parameters(network)
         origin = start and Origin(start.source, start.sha256)
-        record = make_record(trial, config, self.dataset, parameters, execution, origin)
+        record = make_record(
+            trial, config, self.dataset, parameters, execution, origin, forked_from
+        )
         self.files.write_record(record)
 
     def _recorded(self) -> TrialRecord | None:

@@ -8,6 +8,7 @@ best/model.safetensors      averaged weights of the epoch with the lowest valida
 best/raw.safetensors        the unaveraged ones, where the best epoch was the last
 best/last.safetensors       averaged weights of the last epoch, where it was not the best
 validation.arrow            probabilities of every candidate (`raysearch.probabilities`)
+snapshots/<epoch>/          the same after that epoch, where others may go on from it
 cost.json                   what the network costs, once that was measured (`ensemble.measure`)
 """
 
@@ -67,6 +68,14 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class Fork:
+    """``trial`` of the same run, as it was after its ``epoch``."""
+
+    trial: int
+    epoch: int
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """All that is needed to build a trial's network again, without the data.
 
@@ -86,6 +95,8 @@ class TrialRecord:
     """Where its images waited."""
     execution: Execution = Execution()
     started_from: Origin | None = None
+    forked_from: Fork | None = None
+    """Where its first epochs are another trial's."""
 
     def build(self) -> "tuple[Preprocess, nn.Module]":
         """Preprocessing and the network, its weights freshly initialized."""
@@ -124,6 +135,7 @@ def make_record(
     parameters: int,
     execution: Execution,
     started_from: Origin | None = None,
+    forked_from: Fork | None = None,
 ) -> TrialRecord:
     return TrialRecord(
         trial=trial,
@@ -137,6 +149,7 @@ def make_record(
         images_on=dataset.images_on,
         execution=execution,
         started_from=started_from,
+        forked_from=forked_from,
     )
 
 
@@ -153,6 +166,10 @@ class TrialFolder:
         self.best = self.path / "best"
         self.validation = self.path / "validation.arrow"
         self.cost = self.path / "cost.json"
+        self.snapshots = self.path / "snapshots"
+
+    def snapshot(self, epoch: int) -> Path:
+        return self.snapshots / f"{epoch:04d}"
 
     def write_record(self, record: TrialRecord) -> None:
         write_json(self.config, record.to_json())

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
 import time
 from collections import Counter
@@ -26,9 +27,15 @@ def tune(lab, shared, name: str, *options: str) -> tuple[subprocess.Popen, Path]
     log = home / f"{name}.log"
     command = lab.command("laptop", "python", "-m", "raysearch", *words)
     with open(log, "ab") as output:
-        return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output
-        ), log
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            # A shell's background job, as these tests may be, starts with Ctrl-C ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+    return process, log
 
 
 def wait_for_text(log: Path, pattern: str, process: subprocess.Popen, seconds: float = 180) -> None:

@@ -45,4 +45,4 @@ def fetch_uri(run: str, folder: Path) -> None:
     from raysearch.storage.mirror import Mirror
     from raysearch.storage.runs import CHECKPOINTS
 
-    Mirror(folder, run).pull(skip=[CHECKPOINTS])
+    Mirror(folder, run).pull(skip=CHECKPOINTS)
