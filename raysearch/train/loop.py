@@ -60,6 +60,7 @@ def fit(
     accumulate: int = 1,
     start: Weights | None = None,
     teacher: Teacher | None = None,
+    until: int | None = None,
 ) -> None:
     """Train for ``config.epochs`` epochs, or fewer where ``early_stopping`` says so, and call
     ``report`` after each, on every worker.
@@ -68,11 +69,11 @@ def fit(
     for the same steps, but for BatchNorm, whose statistics are each part's own.
     ``resume`` is a `Training.state_dict`; training goes on after its epoch. Without it, training
     begins with the weights that ``config`` names; ``start`` is what `read_start` gave for them,
-    where they were read already. With a ``teacher``, its probabilities are learned from too. An
-    exception that ``report`` raises ends the run. Raises `Diverged` when a loss is not finite,
-    `ConfigError` where a batch has fewer images than there are workers, the network cannot be
-    trained so or the weights to begin with do not fit, `DataError` where a class without images is
-    to be balanced.
+    where they were read already. With a ``teacher``, its probabilities are learned from too.
+    ``until`` is an epoch after which training stops as it stands. An exception that ``report``
+    raises ends the run. Raises `Diverged` when a loss is not finite, `ConfigError` where a batch
+    has fewer images than there are workers, the network cannot be trained so or the weights to
+    begin with do not fit, `DataError` where a class without images is to be balanced.
     """
     workers = workers or Workers()
     training = Training(config, dataset, torch.device(device), workers, accumulate, teacher)
@@ -80,7 +81,7 @@ def fit(
         training.load_state_dict(resume)
     elif start := start or read_start(config):
         training.begin_with(start)
-    while not training.ended:
+    while not training.ended and training.epoch != until:
         report(training.run_epoch())
 
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from raysearch.data.dataset import load_dataset
 from raysearch.errors import ConfigError
 from raysearch.train.device import device_name
+from raysearch.train.fork import begin_from
 from raysearch.train.runner import METRICS, read_metrics
 from raysearch.train.single import train_one
 from raysearch.train.trial import TrialFolder, TrialRecord
@@ -19,23 +20,48 @@ TIMES = ("images_per_second", "seconds")
 def repeat_trial(
     original: TrialFolder, data: Path, folder: Path, device: torch.device, console: Console
 ) -> dict[str, Any]:
-    """Train the configuration of ``original`` again, as it was run then, in ``folder``.
+    """Train the configuration of ``original`` again, as it was run then, in ``folder``; the epochs
+    that were another trial's before that, in ``folder/from``.
 
     Returns what `train_one` does, with ``compared_epochs`` and ``differences`` (`compare`). Raises
     `ArtifactError` where ``original`` has no record, `ConfigError` where one process cannot repeat
     it or ``data`` is not what it was trained on.
     """
-    record = original.read_record()
-    _check(original, record, data, device, console)
-    torch.set_num_threads(record.execution.threads)
-    result = train_one(
-        record.train, data, folder, device, console, accumulate=record.execution.accumulate
-    )
+    result = _train_again(original, data, folder, device, console)
     before, after = read_metrics(original.metrics), read_metrics(folder / "metrics.csv")
     return result | {
         "compared_epochs": min(len(before), len(after)),
         "differences": compare(before, after),
     }
+
+
+def _train_again(
+    original: TrialFolder,
+    data: Path,
+    folder: Path,
+    device: torch.device,
+    console: Console,
+    until: int | None = None,
+) -> dict[str, Any]:
+    record = original.read_record()
+    _check(original, record, data, device, console)
+    torch.set_num_threads(record.execution.threads)
+    if fork := record.forked_from:
+        first = TrialFolder(folder / "from")
+        console.print(f"first trial {fork.trial}, up to epoch {fork.epoch}", highlight=False)
+        donor = TrialFolder(original.path.with_name(f"{fork.trial:04d}"))
+        _train_again(donor, data, first.path, device, console, until=fork.epoch)
+        begin_from(TrialFolder(folder), first.snapshot(fork.epoch))
+    return train_one(
+        record.train,
+        data,
+        folder,
+        device,
+        console,
+        accumulate=record.execution.accumulate,
+        forked_from=fork,
+        until=until,
+    )
 
 
 def _check(
@@ -45,12 +71,6 @@ def _check(
     device: torch.device,
     console: Console,
 ) -> None:
-    if record.forked_from:
-        donor, epoch = record.forked_from.trial, record.forked_from.epoch
-        raise ConfigError(
-            f"The first {epoch} epochs of {original.path} are those of trial {donor}, with that "
-            f"one's settings, so it cannot be repeated alone; trial {donor} can be."
-        )
     if record.execution.workers > 1:
         raise ConfigError(
             f"{original.path} was trained by {record.execution.workers} workers, each with random "

@@ -61,9 +61,10 @@ def run_trial(
     told: int | None = None,
     forked_from: Fork | None = None,
     snapshot_every: int = 0,
+    until: int | None = None,
 ) -> str:
     """Train ``config`` in ``folder`` from where its checkpoint stands, and return its status:
-    "completed", "diverged", "out_of_memory". ``teacher`` is that of `fit`.
+    "completed", "diverged", "out_of_memory". ``teacher`` and ``until`` are those of `fit`.
 
     ``forked_from`` says whose epochs those are that stand in a folder made by `begin_from`, and
     every ``snapshot_every`` epochs (0: never) one is taken that others can begin from.
@@ -81,7 +82,7 @@ def run_trial(
     files = TrialFolder(folder)
     parts = max(accumulate, recorded_parts(files, config))
     options = {"device": device, "report": report, "workers": workers, "teacher": teacher}
-    options |= {"forked_from": forked_from, "snapshot_every": snapshot_every}
+    options |= {"forked_from": forked_from, "snapshot_every": snapshot_every, "until": until}
     run = functools.partial(_run_once, files, trial, config, dataset, **options)
     status = run(parts, may_retry=parts == 1, told=told)
     if status == "out_of_memory" and parts == 1:
@@ -104,6 +105,7 @@ def _run_once(
     teacher: Teacher | None,
     forked_from: Fork | None,
     snapshot_every: int,
+    until: int | None,
 ) -> str:
     state = load_state(files.checkpoint)
     if state and state["epoch"] > len(read_metrics(files.metrics)):
@@ -125,7 +127,7 @@ def _run_once(
         execution = Execution(workers.count, torch.get_num_threads(), parts, device_name(device))
         recorder.describe(trial, config, start, execution, forked_from)
         options = {"workers": workers, "accumulate": parts, "start": start, "teacher": teacher}
-        fit(config, dataset, on_epoch, state, device=device, **options)
+        fit(config, dataset, on_epoch, state, device=device, until=until, **options)
         return recorder.finish("completed", stopped=recorder.early_end(config.early_stopping))
     except Diverged as error:
         return recorder.finish("diverged", str(error))

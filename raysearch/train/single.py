@@ -15,7 +15,7 @@ from raysearch.models.weights import Weights
 from raysearch.train.runner import read_metrics, run_trial
 from raysearch.train.start import POINTLESS, fit_start, is_configuration, is_pointless
 from raysearch.train.teaching import Teacher
-from raysearch.train.trial import TrialFolder
+from raysearch.train.trial import Fork, TrialFolder
 
 
 def train_one(
@@ -26,9 +26,12 @@ def train_one(
     console: Console,
     accumulate: int = 1,
     teacher: Teacher | None = None,
+    forked_from: Fork | None = None,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Train ``config`` on the shards in ``data``, or go on with it where ``folder`` holds it.
-    ``accumulate`` and ``teacher`` are those of `run_trial`.
+    ``accumulate``, ``teacher``, ``forked_from`` and ``until``, after which others may begin from
+    it, are those of `run_trial`.
 
     A configuration file that it begins from (``init_from``) is trained first, into ``folder/init``.
 
@@ -43,7 +46,7 @@ def train_one(
     elif is_pointless(config):
         console.print(POINTLESS, highlight=False)
     console.print(_images_line(dataset, device), highlight=False, soft_wrap=True)
-    if files.metrics.exists():
+    if files.config.exists() or (files.metrics.exists() and not forked_from):
         _check_same(files, config, dataset)
 
     def show(row: dict[str, float]) -> None:
@@ -57,6 +60,7 @@ def train_one(
         )
 
     options = {"device": device, "accumulate": accumulate, "teacher": teacher}
+    options |= {"forked_from": forked_from, "until": until, "snapshot_every": until or 0}
     status = run_trial(folder, 0, config, dataset, report=show, **options)
     if status != "completed":
         raise RunError(f"{status}: {files.read_status()['error']}")

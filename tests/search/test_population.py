@@ -189,7 +189,7 @@ def test_successor_is_handed_out_with_its_start_again_after_a_kill(tmp_path, spa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("executor", ["inline", "train"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("train", marks=pytest.mark.chaos)])
 def test_search_replaces_poor_trials_and_every_record_says_whose_epochs_are_whose(
     tmp_path, ray_here, shards_folder, space, executor
 ):

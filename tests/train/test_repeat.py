@@ -12,9 +12,10 @@ from raysearch.data.dataset import load_dataset
 from raysearch.data.shards import write_shards
 from raysearch.errors import ConfigError
 from raysearch.files import write_json
+from raysearch.train.fork import begin_from
 from raysearch.train.repeat import compare, repeat_trial
 from raysearch.train.runner import read_metrics, run_trial, write_metrics
-from raysearch.train.trial import Execution, TrialFolder
+from raysearch.train.trial import Execution, Fork, TrialFolder
 
 CPU = torch.device("cpu")
 RANDOM = {"augment": {"mirror": 0.5, "shift": 0.1, "noise": 0.05}, "mixup": 0.2, "seed": 7}
@@ -53,6 +54,25 @@ def test_trial_that_was_stopped_early_is_compared_as_far_as_it_went(tmp_path, da
     result, _ = repeat(original, data, tmp_path / "again")
     assert (result["compared_epochs"], result["differences"]) == (2, [])
     assert len(read_metrics(tmp_path / "again" / "metrics.csv")) == 3
+
+
+def test_trial_that_began_where_others_stood_is_repeated_with_their_epochs(tmp_path, data):
+    dataset, trials = load_dataset(data), tmp_path / "run" / "trials"
+    run = {"dataset": dataset, "device": CPU, "snapshot_every": 1}
+    begun = make_config("vgg", **RANDOM | {"epochs": 4})
+    run_trial(trials / "0000", 0, begun, **run)
+    for number, lr in ((1, 0.02), (2, 0.08)):
+        files, fork = TrialFolder(trials / f"{number:04d}"), Fork(number - 1, number)
+        begin_from(files, TrialFolder(trials / f"{number - 1:04d}").snapshot(number))
+        config = begun.model_copy(update={"lr": lr, "seed": number})
+        run_trial(files.path, number, config, forked_from=fork, **run)
+    result, said = repeat(TrialFolder(trials / "0002"), data, tmp_path / "again")
+    assert (result["compared_epochs"], result["differences"]) == (4, [])
+    assert "first trial 1, up to epoch 2" in said and "first trial 0, up to epoch 1" in said
+    first = tmp_path / "again" / "from"
+    assert [len(read_metrics(f / "metrics.csv")) for f in (first, first / "from")] == [2, 1]
+    again, _ = repeat(TrialFolder(trials / "0002"), data, tmp_path / "again")
+    assert again["differences"] == []
 
 
 def test_batches_in_parts_are_repeated_in_parts(tmp_path, data):
