@@ -26,7 +26,7 @@ from pathlib import Path
 import yaml
 from conditions import conditions, write_table
 
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import TrialFolder
 
 FOLDER = Path(__file__).parent.parent / "search_spaces" / "baselines"

@@ -26,7 +26,7 @@ from raysearch.data.shards import Shards, open_shards, write_shards
 from raysearch.ensemble.estimate import nested_estimate
 from raysearch.ensemble.library import load_library
 from raysearch.files import atomic_folder
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders
 
 SPACE = """

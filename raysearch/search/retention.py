@@ -16,7 +16,7 @@ from raysearch.data.shards import Shards
 from raysearch.ensemble.estimate import fit_ensemble
 from raysearch.ensemble.library import load_library
 from raysearch.storage.runs import RunPlace
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import FAILURES, TrialFolder, trial_folders, trial_name
 
 ENDED = ("completed", "pruned", *FAILURES)

@@ -38,7 +38,7 @@ from raysearch.search.train_executor import TrainTrial
 from raysearch.search.worker import train_inline
 from raysearch.space import SearchSpace
 from raysearch.storage.runs import RunPlace
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders, trial_name
 
 ENDS = {

@@ -24,11 +24,12 @@ from raysearch.files import is_disk_full
 from raysearch.search.shipping import local_shards, unshared
 from raysearch.storage.locations import scratch_copy
 from raysearch.storage.mirror import Mirror
+from raysearch.train.curve import read_metrics
 from raysearch.train.device import free_memory
 from raysearch.train.distributed import Workers
 from raysearch.train.fork import begin_from
 from raysearch.train.memory import MemoryMeter
-from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.runner import run_trial
 from raysearch.train.trial import Fork, TrialFolder, trial_name
 
 

@@ -13,11 +13,11 @@ import torch
 from raysearch.data.dataset import Dataset
 from raysearch.errors import InputError, RunError
 from raysearch.train.checkpoint import load_state, save_state, save_weights
+from raysearch.train.curve import read_metrics
 from raysearch.train.device import device_name
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Diverged, Training
 from raysearch.train.memory import is_out_of_memory
-from raysearch.train.runner import read_metrics
 from raysearch.train.start import read_start
 from raysearch.train.trial import Execution, TrialFolder, TrialRecord
 

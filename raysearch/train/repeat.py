@@ -8,9 +8,9 @@ from rich.console import Console
 
 from raysearch.data.dataset import load_dataset
 from raysearch.errors import ConfigError
+from raysearch.train.curve import METRICS, read_metrics
 from raysearch.train.device import device_name
 from raysearch.train.fork import begin_from
-from raysearch.train.runner import METRICS, read_metrics
 from raysearch.train.single import train_one
 from raysearch.train.trial import TrialFolder, TrialRecord
 

@@ -12,7 +12,8 @@ from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.errors import ConfigError, RunError
 from raysearch.models.registry import check_model
 from raysearch.models.weights import Weights
-from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.curve import read_metrics
+from raysearch.train.runner import run_trial
 from raysearch.train.start import POINTLESS, fit_start, is_configuration, is_pointless
 from raysearch.train.teaching import Teacher
 from raysearch.train.trial import Fork, TrialFolder

@@ -182,7 +182,7 @@ def _trial(files: TrialFolder) -> _Found:
 
 def _best_trial(run: Path) -> TrialFolder:
     """The one of lowest validation log loss among those whose weights are still there."""
-    from raysearch.train.runner import read_metrics
+    from raysearch.train.curve import read_metrics
 
     losses = {}
     for files in trial_folders(run):

@@ -12,7 +12,8 @@ import torch
 from raysearch.data.dataset import load_dataset
 from raysearch.data.shards import open_shards, write_shards
 from raysearch.space import load_space
-from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.curve import read_metrics
+from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "strategies.py"

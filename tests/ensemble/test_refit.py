@@ -17,7 +17,7 @@ from raysearch.ensemble.build import build_ensemble
 from raysearch.ensemble.evaluation import evaluate
 from raysearch.ensemble.predictor import Predictor
 from raysearch.errors import RunError
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from raysearch.search.plan import make_plan
 from raysearch.search.retention import size_of
 from raysearch.search.study import open_study
 from raysearch.storage.runs import RunPlace
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders
 
 

@@ -16,7 +16,7 @@ from test_tune_command import ENVIRONMENT, command, raysearch
 
 from raysearch.probabilities import read_probabilities
 from raysearch.search.study import open_study
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import trial_folders
 
 pytestmark = pytest.mark.slow

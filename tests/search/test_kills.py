@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from raysearch.probabilities import read_probabilities
 from raysearch.search.study import open_study
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import trial_folders
 
 ROOT = Path(__file__).parents[2]

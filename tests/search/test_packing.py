@@ -14,8 +14,8 @@ from raysearch.search import packing
 from raysearch.search.packing import HEADROOM, Packing
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.study import open_study
+from raysearch.train.curve import read_metrics
 from raysearch.train.memory import CONTEXT_BYTES, MemoryUse
-from raysearch.train.runner import read_metrics
 from raysearch.train.trial import trial_folders
 
 GIB = 2**30

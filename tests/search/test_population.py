@@ -19,7 +19,7 @@ from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.study import distribution, open_study
 from raysearch.space import load_space
 from raysearch.storage.runs import RunPlace
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import Fork, TrialFolder, trial_folders
 
 SPACE = """

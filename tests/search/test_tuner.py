@@ -15,7 +15,7 @@ from raysearch.search.capacity import Capacity, Machine
 from raysearch.search.plan import make_plan
 from raysearch.search.study import open_study
 from raysearch.storage.runs import RunPlace
-from raysearch.train.runner import read_metrics
+from raysearch.train.curve import read_metrics
 from raysearch.train.trial import TrialFolder, trial_folders
 
 pytestmark = pytest.mark.slow

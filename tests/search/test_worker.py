@@ -105,7 +105,7 @@ def test_trial_without_room_on_the_disk_is_interrupted(tmp_path, shards_folder, 
 
     values, reported = payload(tmp_path, shards_folder, epochs=2), []
     with monkeypatch.context() as full:
-        full.setattr("raysearch.train.runner.save_state", refuse)
+        full.setattr("raysearch.train.recorder.save_state", refuse)
         run_payload(values, CPU, reported.append)
     assert [row.get("status") for row in reported] == ["interrupted"]
     assert "disk is full" in reported[0]["error"]

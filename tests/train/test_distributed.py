@@ -20,10 +20,10 @@ from two_workers import EARLY, TRIAL, deterministic, normalized
 from raysearch import metrics
 from raysearch.models.freeze import frozen_tensors
 from raysearch.probabilities import read_probabilities
+from raysearch.train.curve import read_metrics
 from raysearch.train.distributed import Workers
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.loop import Training
-from raysearch.train.runner import read_metrics
 from raysearch.train.trial import TrialFolder
 
 ROOT = Path(__file__).parents[2]

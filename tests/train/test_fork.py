@@ -8,8 +8,9 @@ from small_runs import TIMES, make_config, make_dataset
 
 from raysearch.probabilities import read_probabilities
 from raysearch.train import fork
+from raysearch.train.curve import read_metrics
 from raysearch.train.fork import begin_from, take_snapshot
-from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.runner import run_trial
 from raysearch.train.trial import Fork, TrialFolder
 
 CPU = torch.device("cpu")

@@ -7,8 +7,9 @@ from small_runs import Stopped, assert_bitwise_equal, make_config, make_dataset
 
 from raysearch.errors import RunError
 from raysearch.train import refit
+from raysearch.train.curve import read_metrics, write_metrics
 from raysearch.train.refit import refit_trial
-from raysearch.train.runner import read_metrics, run_trial, write_metrics
+from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder
 
 CPU = torch.device("cpu")

@@ -12,9 +12,10 @@ from raysearch.data.dataset import load_dataset
 from raysearch.data.shards import write_shards
 from raysearch.errors import ConfigError
 from raysearch.files import write_json
+from raysearch.train.curve import read_metrics, write_metrics
 from raysearch.train.fork import begin_from
 from raysearch.train.repeat import compare, repeat_trial
-from raysearch.train.runner import read_metrics, run_trial, write_metrics
+from raysearch.train.runner import run_trial
 from raysearch.train.trial import Execution, Fork, TrialFolder
 
 CPU = torch.device("cpu")

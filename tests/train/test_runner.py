@@ -24,9 +24,10 @@ from raysearch.errors import ConfigError
 from raysearch.files import remove_stale
 from raysearch.probabilities import read_probabilities
 from raysearch.train.checkpoint import load_state
+from raysearch.train.curve import METRICS, read_metrics, write_metrics
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.loop import Training
-from raysearch.train.runner import METRICS, read_metrics, run_trial, write_metrics
+from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder
 
 CPU = torch.device("cpu")
@@ -141,7 +142,7 @@ def test_best_epoch_is_kept_with_raw_weights_where_it_is_the_last_and_the_last_w
     score(monkeypatch, losses)
     averages = []
     monkeypatch.setattr(
-        "raysearch.train.runner.save_state",
+        "raysearch.train.recorder.save_state",
         lambda folder, state: averages.append({k: v.clone() for k, v in state["average"].items()}),
     )
     run(tmp_path)

@@ -10,9 +10,9 @@ from small_runs import CLASSES, make_config, patterns
 
 from raysearch.data.shards import write_shards
 from raysearch.errors import ConfigError, DataError, RunError
-from raysearch.train import runner
+from raysearch.train import recorder
+from raysearch.train.curve import read_metrics
 from raysearch.train.loop import Training
-from raysearch.train.runner import read_metrics
 from raysearch.train.single import train_one
 from raysearch.train.trial import TrialFolder
 
@@ -65,9 +65,9 @@ def test_interrupted_run_goes_on(tmp_path, data, monkeypatch):
         if end.metrics["epoch"] == 2:
             raise KeyboardInterrupt
 
-    record = runner.Recorder.record
+    record = recorder.Recorder.record
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(runner.Recorder, "record", interrupt)
+        patch.setattr(recorder.Recorder, "record", interrupt)
         train(make_config(), data, tmp_path / "out")
     result, lines = train(make_config(), data, tmp_path / "out")
     assert len(lines) == 1

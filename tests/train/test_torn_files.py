@@ -13,7 +13,8 @@ from small_runs import make_config, make_dataset, timeless
 
 from raysearch.files import is_disk_full
 from raysearch.probabilities import read_probabilities
-from raysearch.train.runner import read_metrics, run_trial
+from raysearch.train.curve import read_metrics
+from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder
 
 CPU = torch.device("cpu")
