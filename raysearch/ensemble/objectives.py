@@ -1,9 +1,10 @@
 """What greedy selection makes small: an objective holds the running sum of the members.
 
 `reset` empties it, `add` adds a candidate, `losses` says what adding each one would give, lower is
-better; ``sign`` times that is the score in its own direction. Samples count the same, or by
-``weights_V`` (at least 0). Without weights, right predictions are counted in whole numbers, so that
-ties are exact.
+better; ``sign`` times that is the score in its own direction. `contending` says the same of those
+that could be the lowest, and infinity of others that it need not look at. Samples count the same,
+or by ``weights_V`` (at least 0). Without weights, right predictions are counted in whole numbers,
+so that ties are exact.
 """
 
 from typing import Protocol
@@ -12,8 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raysearch.ensemble import kernels
+from raysearch.metrics import PROBABILITY_FLOOR
 
 _ROW_SUM_TOLERANCE = 1e-2
+_ROUNDING = 1e-9
+"""Far more than log losses are rounded by, or count as equal within."""
+_AT_ONCE = 96
 
 
 class Objective(Protocol):
@@ -25,9 +30,18 @@ class Objective(Protocol):
 
     def losses(self, candidates_I: NDArray[np.int64]) -> NDArray[np.float64]: ...
 
+    def contending(self, candidates_I: NDArray[np.int64]) -> NDArray[np.float64]:
+        return self.losses(candidates_I)
 
-class LogLoss:
-    """Of the mean, which needs the true class's probabilities alone."""
+
+class LogLoss(Objective):
+    """Of the mean, which needs the true class's probabilities alone.
+
+    Most candidates need not be looked at in most steps. What adding a candidate gives, as the mean
+    log of a sum, grows with each member that joins, and by no more than it would for a candidate
+    that had the least probability of all for every sample, which is the same for all candidates.
+    So from when it was last looked at, each has an upper bound (`most_N`).
+    """
 
     sign = 1
 
@@ -40,6 +54,7 @@ class LogLoss:
         """Raises ValueError where a row is no distribution."""
         self.weights_V = None if weights_V is None else weights_V / weights_V.sum()
         self.truth_NV, bad_N = kernels.gather_truth(probs_NVK, labels_V, _ROW_SUM_TOLERANCE)
+        self.least_V = self.truth_NV.min(axis=0).astype(np.float64)
         if bad_N.any():
             n = int(np.flatnonzero(bad_N)[0])
             row = int(bad_N[n]) - 1
@@ -51,10 +66,30 @@ class LogLoss:
     def reset(self) -> None:
         self.total_V = np.zeros(self.truth_NV.shape[1])
         self.members = 0
+        self.most_N = np.full(len(self.truth_NV), np.inf)
 
     def add(self, n: int) -> None:
+        now, then = PROBABILITY_FLOOR * (self.members + 1), PROBABILITY_FLOOR * (self.members + 2)
+        # A sum below the floor does not count less: the growth is largest where it just reaches it.
+        before_V = self.total_V + np.maximum(self.least_V, now - self.total_V)
+        after_V = np.maximum(before_V + self.truth_NV[n], then)
+        self.most_N += np.average(np.log(after_V / before_V), weights=self.weights_V)
         self.total_V += self.truth_NV[n]
         self.members += 1
+
+    def contending(self, candidates_I: NDArray[np.int64]) -> NDArray[np.float64]:
+        loss_I = np.full(len(candidates_I), np.inf)
+        logs_of_size, lowest = np.log(self.members + 1), np.inf
+        order_I = np.argsort(-self.most_N[candidates_I], kind="stable")
+        least_I = logs_of_size - self.most_N[candidates_I[order_I]]
+        for first in range(0, len(order_I), _AT_ONCE):
+            if least_I[first] > lowest + _ROUNDING:
+                break
+            part = order_I[first : first + _AT_ONCE]
+            loss_I[part] = self.losses(candidates_I[part])
+            self.most_N[candidates_I[part]] = logs_of_size - loss_I[part]
+            lowest = min(lowest, loss_I[part].min())
+        return loss_I
 
     def losses(self, candidates_I: NDArray[np.int64]) -> NDArray[np.float64]:
         library = (self.truth_NV, self.total_V, self.members, candidates_I)
@@ -63,7 +98,7 @@ class LogLoss:
         return kernels.weighted_log_loss_with(*library, self.weights_V)
 
 
-class Accuracy:
+class Accuracy(Objective):
     """Share of right predictions, from the true class's margin over each rival in fixed point.
 
     Only margins that can ever decide are kept: a rival that leads in every candidate leads in
@@ -113,7 +148,7 @@ class Accuracy:
         self.needed_P -= self.margins_PN[:, n]
 
 
-class MacroF1:
+class MacroF1(Objective):
     """Mean F1 over all classes from counts of the samples that are still undecided."""
 
     sign = -1

@@ -2,7 +2,8 @@
 
 Caruana, Niculescu-Mizil, Crew, Ksikes (2004), "Ensemble Selection from Libraries of Models":
 start empty, add at each step the candidate that makes the mean of the chosen ones score best, and
-keep the best prefix. Exact: every candidate is scored at every step; see `kernels` for how.
+keep the best prefix. Exact: the chosen are those that scoring every candidate at every step would
+choose; `objectives` and `kernels` say how that is done sooner.
 
 Scores that tie (exactly for accuracy and F1, within 1e-12 for log loss) are decided by: already
 a member, then the lower log loss, then the lower index. No randomness but in `select_bagged`.
@@ -186,7 +187,7 @@ class GreedySearch:
 
     def _best(self, candidates_I, order: Sequence[int]) -> tuple[int, float]:
         """The candidate to add and the loss that this gives."""
-        loss_I = self.objective.losses(candidates_I)
+        loss_I = self.objective.contending(candidates_I)
         lowest = float(loss_I.min())
         tied = candidates_I[loss_I <= lowest + _TIE]
         if len(tied) > 1:
