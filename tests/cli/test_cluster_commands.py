@@ -112,6 +112,12 @@ def test_options_go_to_the_head_as_they_were_given(monkeypatch):
     assert (request.demand.gpus, request.demand.workers) == (0.25, 1)
 
 
+def test_packing_asks_for_no_number_of_gpus(monkeypatch):
+    request = asked(monkeypatch, "--cluster", "c.yaml", "--gpus-per-trial", "auto")
+    assert request.options == ("--gpus-per-trial", "auto")
+    assert request.demand.gpus is None
+
+
 def test_what_is_not_given_is_not_sent(monkeypatch):
     request = asked(monkeypatch, "--cluster", "c.yaml")
     assert request.options == ()
