@@ -113,7 +113,8 @@ class MemoryMeter:
         if device.type == "cuda":
             self.total = torch.cuda.get_device_properties(device).total_memory
             own = share - CONTEXT_BYTES / self.total if share < 1 else 1.0
-            torch.cuda.set_per_process_memory_fraction(max(own, 0.01), device)
+            # Unlike the others, this takes no device without an index.
+            torch.cuda.set_per_process_memory_fraction(max(own, 0.01), device.index)
             torch.cuda.reset_peak_memory_stats(device)
             self.fixed = torch.cuda.memory_allocated(device)
 

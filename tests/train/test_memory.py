@@ -154,12 +154,12 @@ def test_shapes_do_where_values_are_not_needed_and_draw_nothing_where_they_are()
 
 def test_meter_keeps_a_trial_to_its_share_and_says_what_it_took(monkeypatch):
     """The allocator is a stand-in: 10 GiB of 80 hold the images, and the step takes 20."""
-    device, limits, allocated = torch.device("cuda", 0), [], {"now": 10 * GIB, "peak": 30 * GIB}
+    limits, allocated = [], {"now": 10 * GIB, "peak": 30 * GIB}
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda d: SimpleNamespace(total_memory=80 * GIB)
     )
     monkeypatch.setattr(
-        torch.cuda, "set_per_process_memory_fraction", lambda share, d: limits.append(share)
+        torch.cuda, "set_per_process_memory_fraction", lambda share, d: limits.append((share, d))
     )
     monkeypatch.setattr(
         torch.cuda,
@@ -168,17 +168,30 @@ def test_meter_keeps_a_trial_to_its_share_and_says_what_it_took(monkeypatch):
     )
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda d: allocated["now"])
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda d: allocated["peak"])
-    meter = MemoryMeter(device, 0.5)
-    assert limits == [0.5 - 640 * MIB / (80 * GIB)]
+    meter = MemoryMeter(GPU, 0.5)
+    assert limits == [(0.5 - 640 * MIB / (80 * GIB), None)]  # torch takes no device without index
     assert meter.read() is None  # nothing was trained yet
     allocated["peak"] = 30 * GIB
     assert meter.read() == MemoryUse(10 * GIB, 30 * GIB, 80 * GIB)
-    MemoryMeter(device, 1.0)
-    assert limits[1] == 1.0
+    MemoryMeter(torch.device("cuda", 1), 1.0)
+    assert limits[1] == (1.0, 1)
 
 
 def test_on_a_cpu_there_is_nothing_to_share_out():
     assert MemoryMeter(CPU, 0.5).read() is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpus_memory_is_measured_and_kept_to_the_share():
+    try:
+        meter = MemoryMeter(GPU, 0.5)
+        kept = torch.empty(256 * MIB, dtype=torch.uint8, device=GPU)
+        use = meter.read()
+        assert use.peak - use.fixed >= len(kept)
+        with pytest.raises(torch.OutOfMemoryError):
+            torch.empty(int(0.6 * use.device), dtype=torch.uint8, device=GPU)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
