@@ -12,6 +12,7 @@ from raysearch.errors import ConfigError, InputError
 from raysearch.files import atomic_folder, write_text
 from raysearch.pipeline import Limits, Prepared, prepare, resolve_data
 from raysearch.runfolder import read_search, start_run
+from raysearch.search.population import is_complete
 from raysearch.space import SearchSpace, load_space
 from raysearch.train.start import check_starts
 from raysearch.train.trial import trial_folders
@@ -64,10 +65,11 @@ def resume(
         description["limits"] |= lasting
         write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
     statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
-    if len(statuses) < prepared.plan.trials:
+    more = len(statuses) < prepared.plan.trials and not is_complete(run, space)
+    if more:
         check_starts(space.starts, prepared.dataset)
     unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
-    return prepared, unfinished or len(statuses) < prepared.plan.trials
+    return prepared, unfinished or more
 
 
 def change_space(run: Path, given: str, name: str | None) -> Path:

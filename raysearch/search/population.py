@@ -9,6 +9,7 @@ study, so nothing that was trained is lost, and every record says which epochs a
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import optuna
 from optuna.trial import TrialState
 
 from raysearch.errors import ConfigError
+from raysearch.search.study import open_study
 from raysearch.space import SearchSpace
 from raysearch.space.dimensions import Dimension, Scalar
 from raysearch.train.trial import Fork
@@ -52,14 +54,17 @@ def what_changes(space: SearchSpace) -> str:
 
 def is_poor(losses: Mapping[int, float], number: int) -> bool:
     """Whether the trial ``number`` is in the worst quarter, none of fewer than four."""
-    worst = sorted(losses, key=lambda n: (-losses[n], n))
-    return number in worst[: int(QUARTER * len(worst))]
+    return number in _ranked(losses)[len(losses) - int(QUARTER * len(losses)) :]
 
 
 def good(losses: Mapping[int, float]) -> list[int]:
     """Numbers of the best quarter, at least one."""
-    best = sorted(losses, key=lambda n: (losses[n], n))
-    return best[: max(1, int(QUARTER * len(best)))]
+    return _ranked(losses)[: max(1, int(QUARTER * len(losses)))]
+
+
+def _ranked(losses: Mapping[int, float]) -> list[int]:
+    """From the best; of equal ones the first comes first."""
+    return sorted(losses, key=lambda number: (losses[number], number))
 
 
 def perturbed(
@@ -98,6 +103,21 @@ class Successor:
     def enqueue(self, study: optuna.Study) -> None:
         about = {"fork": asdict(self.fork), "replaces": self.replaces}
         study.enqueue_trial(self.values, user_attrs=about)
+
+
+def population_of(study: optuna.Study, space: SearchSpace, seed: int) -> "Population | None":
+    """Of a search with ``space``; None where it is no population-based training."""
+    if space.search.scheduler != "pbt":
+        return None
+    return Population(study, space, space.search.population, space.search.grace_epochs, seed)
+
+
+def is_complete(run: Path, space: SearchSpace) -> bool:
+    """Whether the search in ``run`` is population-based and has no more trials to begin."""
+    if space.search.scheduler != "pbt" or not (run / "study.log").exists():
+        return False
+    population = population_of(open_study(run / "study.log"), space, seed=0)
+    return population is not None and population.is_complete
 
 
 class Population:

@@ -27,7 +27,7 @@ from raysearch.search.groups import free_all
 from raysearch.search.mirroring import Fetch, Send
 from raysearch.search.packing import Packing
 from raysearch.search.plan import Plan
-from raysearch.search.population import Population, what_changes
+from raysearch.search.population import population_of, what_changes
 from raysearch.search.progress import Progress
 from raysearch.search.retention import Retention, keep_best
 from raysearch.search.schedulers import make_scheduler
@@ -84,7 +84,9 @@ def run_search(
     study = open_study(run / "study.log", objectives=len(space.search.objective))
     settle(run, study)
     shards = open_shards(data, verify=False).subset(space.constants.get("classes"))
-    population = make_population(study, space, seed, console)
+    population = population_of(study, space, seed)
+    if population:
+        console.print(what_changes(space), highlight=False, soft_wrap=True)
     searcher = StudySearcher(
         study,
         space,
@@ -152,15 +154,6 @@ def run_search(
     add_search(run, {"seconds": seconds, "slots": plan.slots, "utilization": used})
     place.push()
     return SearchEnd(dict(statuses), interrupt.is_set, aborted, seconds, used)
-
-
-def make_population(
-    study: optuna.Study, space: SearchSpace, seed: int, console: Console
-) -> Population | None:
-    if space.search.scheduler != "pbt":
-        return None
-    console.print(what_changes(space), highlight=False, soft_wrap=True)
-    return Population(study, space, space.search.population, space.search.grace_epochs, seed)
 
 
 def make_packing(plan: Plan, shards: Shards) -> Packing | None:

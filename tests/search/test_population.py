@@ -14,7 +14,14 @@ from raysearch.errors import ConfigError
 from raysearch.search import tuner
 from raysearch.search.capacity import Capacity, Machine
 from raysearch.search.plan import make_plan
-from raysearch.search.population import Population, good, is_poor, perturbed, what_changes
+from raysearch.search.population import (
+    Population,
+    good,
+    is_complete,
+    is_poor,
+    perturbed,
+    what_changes,
+)
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.study import distribution, open_study
 from raysearch.space import load_space
@@ -183,8 +190,9 @@ def test_successor_is_handed_out_with_its_start_again_after_a_kill(tmp_path, spa
     assert again.suggest("a") == payload
     again.on_trial_result("a", epoch(3, 0.7))
     assert searcher().suggest("b") == payload  # epoch 3 is told once more
+    assert not is_complete(tmp_path / "none", space)
     again.on_trial_complete("a", epoch(4, 0.5))
-    assert again.is_done
+    assert again.is_done and is_complete(tmp_path, space)
     assert again.suggest("c") == again.FINISHED
 
 
