@@ -25,8 +25,10 @@ from raysearch.search.population import Population
 from raysearch.search.study import make_sampler, suggest_value
 from raysearch.space import SearchSpace
 from raysearch.train.memory import MemoryUse
+from raysearch.train.seeding import seed_of_32_bits
 
 METRIC = "validation_log_loss"
+_OF_PROPOSALS, _OF_TRAINING = 0, 1
 log = logging.getLogger(__name__)
 
 
@@ -120,7 +122,8 @@ class StudySearcher(Searcher):
     def _take_sampler(self, number: int) -> None:
         """A sampler of its own for each trial: a search that was interrupted and goes on proposes
         what the uninterrupted one would have."""
-        self.study.sampler = make_sampler(self.space.search.sampler, self.seed + number)
+        seed = seed_of_32_bits(self.seed, number, _OF_PROPOSALS)
+        self.study.sampler = make_sampler(self.space.search.sampler, seed)
 
     def _propose(self, trial_id: str, trial: optuna.Trial, epochs: int) -> dict[str, Any] | None:
         """The payload of ``trial``; None, and the trial failed, where its values do not fit
@@ -130,7 +133,8 @@ class StudySearcher(Searcher):
         epochs = self.epochs if fork else epochs
         values = self.space.propose(lambda dimension: suggest_value(trial, dimension))
         try:
-            config = self.space.build(values, epochs=epochs, seed=self.seed + trial.number)
+            seed = seed_of_32_bits(self.seed, trial.number, _OF_TRAINING)
+            config = self.space.build(values, epochs=epochs, seed=seed)
         except ConfigError as error:
             trial.set_user_attr("error", str(error))
             self.study.tell(trial, state=TrialState.FAIL)

@@ -19,3 +19,9 @@ def seeded(*parts: int) -> Iterator[None]:
 def mixed_seed(*parts: int) -> int:
     """One 63-bit seed from several numbers, without collisions between neighbours."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_of_32_bits(*parts: int) -> int:
+    """As `mixed_seed`, for what takes no more, or writes it down: every JSON reader has such
+    numbers."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0])

@@ -41,6 +41,21 @@ def test_known_configurations_come_first_and_the_number_of_trials_is_kept(tmp_pa
     assert searcher.suggest("c") == Searcher.FINISHED
 
 
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_neighbouring_seeds_have_nothing_in_common(tmp_path, write_space, sampler):
+    """Trial 1 of one is not trial 0 of the next."""
+    searches = {}
+    for seed in (0, 1, 2):
+        (tmp_path / str(seed)).mkdir()
+        searcher = make(tmp_path / str(seed), write_space(sampler=sampler), trials=8, seed=seed)
+        payloads = [run_trial(searcher, str(n), [1.0, 0.9, 0.8]) for n in range(8)]
+        searches[seed] = [(p["train"]["lr"], p["train"]["seed"]) for p in payloads[1:]]
+    rates = [rate for search in searches.values() for rate, _ in search]
+    seeds = [seed for search in searches.values() for _, seed in search]
+    assert len(set(rates)) == len(set(seeds)) == 3 * 7
+    assert all(0 <= seed < 2**32 for seed in seeds)
+
+
 def test_finished_trial_is_complete_with_its_best_epoch(tmp_path, write_space):
     searcher = make(tmp_path, write_space())
     run_trial(searcher, "a", [1.0, 0.7, 0.8])
