@@ -87,7 +87,9 @@ def shrink(place: RunPlace, shards: Shards, max_bytes: int) -> str:
     members, others = useful_first(run, shards, _with_weights(run))
     export = 2 * sum(size_of(folder.best) for folder in members)
     while size_of(run) + export > max_bytes and others:
-        place.remove(others.pop().best)
+        folder = others.pop()
+        place.remove(folder.best)
+        place.remove(folder.snapshots)  # which may be links to the same files
     size = size_of(run)
     if size + export <= max_bytes:
         return ""
@@ -119,14 +121,20 @@ def useful_first(
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of all files under ``folder``; files that come and go meanwhile may be left out."""
-    total = 0
+    """Bytes of all files under ``folder``, each once, however many links it has; files that come
+    and go meanwhile may be left out."""
+    total, linked = 0, set()
     for path, _, names in os.walk(folder):
         for name in names:
             try:
-                total += os.lstat(os.path.join(path, name)).st_size
+                stat = os.lstat(os.path.join(path, name))
             except FileNotFoundError:
                 continue
+            if stat.st_nlink > 1:
+                if (stat.st_dev, stat.st_ino) in linked:
+                    continue
+                linked.add((stat.st_dev, stat.st_ino))
+            total += stat.st_size
     return total
 
 

@@ -14,6 +14,7 @@ from raysearch.ensemble.build import build_ensemble, open_data
 from raysearch.search import retention
 from raysearch.search.retention import Retention, keep_best, shrink, size_of, useful_first
 from raysearch.storage.runs import RunPlace
+from raysearch.train.fork import take_snapshot
 from raysearch.train.runner import run_trial
 from raysearch.train.trial import TrialFolder, trial_folders
 
@@ -133,6 +134,20 @@ def test_what_cannot_fit_is_said_and_the_ensemble_is_kept(run):
     said = shrink(RunPlace(run), open_data(run), 1000)
     assert "of 0.0 MB allowed" in said and str(run) in said
     assert holding(run) == {int(folder.path.name) for folder in members}
+
+
+def test_snapshots_cost_nothing_and_go_with_the_weights_that_they_hold(run):
+    before = size_of(run)
+    for folder in trial_folders(run):
+        take_snapshot(folder, 3)
+    assert size_of(run) == before
+    members, _ = useful_first(run, open_data(run), trial_folders(run))
+    one = size_of(members[0].best)
+    limit = before + 2 * sum(size_of(f.best) for f in members) - one
+    assert shrink(RunPlace(run), open_data(run), limit) == ""
+    assert len(holding(run)) == 5
+    assert {int(f.path.name) for f in trial_folders(run) if f.snapshots.exists()} == holding(run)
+    assert size_of(run) <= before - one
 
 
 def test_size_is_what_the_files_hold(tmp_path):
