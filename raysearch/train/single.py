@@ -47,7 +47,7 @@ def train_one(
     elif is_pointless(config):
         console.print(POINTLESS, highlight=False)
     console.print(_images_line(dataset, device), highlight=False, soft_wrap=True)
-    if files.config.exists() or (files.metrics.exists() and not forked_from):
+    if files.metrics.exists() and (files.config.exists() or not forked_from):
         _check_same(files, config, dataset)
 
     def show(row: dict[str, float]) -> None:

@@ -51,7 +51,10 @@ def test_sections(tmp_path, text, message):
         ("time_budget: §60 minutes", "A duration is a number above 0 and a unit"),
         ("time_budget: §0m", "A duration is a number above 0 and a unit"),
         ("sampler: §tpee", "search: sampler: Input should be 'tpe', 'random', 'gp' or 'nsga2'"),
-        ("scheduler: §hyperband", "search: scheduler: Input should be 'asha', 'median' or 'none'"),
+        (
+            "scheduler: §hyperband",
+            "search: scheduler: Input should be 'asha', 'median', 'pbt' or 'none'",
+        ),
         ("reduction: §1", "search: reduction: Input should be greater than or equal to 2"),
     ],
 )

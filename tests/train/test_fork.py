@@ -32,6 +32,7 @@ def run(folder, config=CONFIG, **options):
 
 @pytest.fixture(scope="module")
 def donor(tmp_path_factory):
+    torch.set_num_threads(1)
     return run(tmp_path_factory.mktemp("run") / "0000", snapshot_every=2)
 
 
