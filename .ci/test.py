@@ -17,10 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-OTHERS = ["tests", "--ignore=tests/search"]
-SEARCH = ["tests/search"]
+OF_THE_SEARCH = "tests/search"
+WITH_THE_OTHERS = "tests/search/test_killed_commands.py"
+"""Of the search's, so that both take about as long."""
 NAMES = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warning", "error")
 """What pytest counts, in its order."""
+
+
+def parts() -> tuple[list[str], list[str]]:
+    """What the two are given: the others, and those of the search."""
+    tests = (p for p in Path("tests").iterdir() if p.is_dir() or p.match("test_*.py"))
+    others = sorted(str(p) for p in tests if p != Path(OF_THE_SEARCH) and p.name[0] not in "._")
+    return [*others, WITH_THE_OTHERS], [OF_THE_SEARCH, f"--ignore={WITH_THE_OTHERS}"]
 
 
 def run_side_by_side(seen: Sequence[str], held: Sequence[str]) -> int:
@@ -89,4 +97,4 @@ def total(texts: Sequence[str], seconds: float) -> str:
 
 if __name__ == "__main__":
     os.chdir(Path(__file__).parents[1])
-    sys.exit(run_side_by_side(OTHERS, SEARCH))
+    sys.exit(run_side_by_side(*parts()))

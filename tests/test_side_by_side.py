@@ -1,5 +1,6 @@
 """`make test` without ARGS: two pytests side by side, on small folders of tests."""
 
+import runpy
 import signal
 import subprocess
 import sys
@@ -44,6 +45,17 @@ def test_both_run_and_either_fails_both(start, seen, held, code):
     assert len([line for line in lines if " in 0." in line and "=" not in line]) == 2
     words = "1 failed, 2 passed in " if code else "3 passed in "
     assert lines[-1].strip("= ").startswith(words)
+
+
+def test_the_two_have_every_file_of_tests_once(monkeypatch):
+    monkeypatch.chdir(SCRIPT.parents[1])
+    found = []
+    for part in runpy.run_path(str(SCRIPT))["parts"]():
+        left_out = [word.removeprefix("--ignore=") for word in part if word.startswith("--")]
+        for word in (word for word in part if not word.startswith("--")):
+            files = [Path(word)] if word.endswith(".py") else Path(word).rglob("test_*.py")
+            found += [file for file in files if str(file) not in left_out]
+    assert sorted(found) == sorted(Path("tests").rglob("test_*.py"))
 
 
 def test_ctrl_c_ends_both(start, tmp_path):

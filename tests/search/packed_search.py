@@ -27,7 +27,7 @@ def patch() -> None:
 
     def slow(folder, *arguments, **options):
         begin = time.time()
-        time.sleep(1.5)
+        time.sleep(1.0)
         status = runner.run_trial(folder, *arguments, **options)
         (Path(folder) / "span.txt").write_text(f"{begin} {time.time()}\n")
         return status
@@ -51,7 +51,7 @@ def main(run: Path, data: Path, space_path: Path) -> None:
 
     ray.init(
         address="local",
-        num_cpus=8,
+        num_cpus=4,
         num_gpus=1,
         include_dashboard=False,
         log_to_driver=False,
@@ -59,13 +59,13 @@ def main(run: Path, data: Path, space_path: Path) -> None:
         runtime_env={"worker_process_setup_hook": patch},
     )
     space = load_space(space_path)
-    plan = make_plan(space, Capacity((Machine(8, 1),), 1), gpus_per_trial="auto")
-    assert (plan.concurrent, plan.slots, plan.resources["gpu"]) == (8, 1, 0.125)
+    plan = make_plan(space, Capacity((Machine(4, 1),), 1), gpus_per_trial="auto")
+    assert (plan.concurrent, plan.slots, plan.resources["gpu"]) == (4, 1, 0.25)
     run.mkdir()
     console = Console(stderr=True)
     with contextlib.redirect_stdout(sys.stderr):
         end = run_search(RunPlace(run), data, space, plan, seed=0, deadline=None, console=console)
-    assert end.statuses == {"completed": 10}, end
+    assert end.statuses == {"completed": 7}, end
     assert 0 < end.utilization <= 1, end
     for path in sorted(run.glob("trials/*/span.txt")):
         print(path.read_text(), end="")

@@ -104,7 +104,7 @@ def test_the_measured_trial_has_the_gpu_to_itself_and_three_share_it_then(
 ):
     """On a GPU that only Ray believes in; memory is told by the program."""
     space = tmp_path / "space.yaml"
-    text = space_text.replace("trials: 4, epochs: 3", "trials: 10, epochs: 2")
+    text = space_text.replace("trials: 4, epochs: 3", "trials: 7, epochs: 2")
     space.write_text(
         text.replace("{choice: [[16], [32]]}", "[16]").replace(", model.hidden: [16]", "")
     )
@@ -113,9 +113,9 @@ def test_the_measured_trial_has_the_gpu_to_itself_and_three_share_it_then(
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     folders = trial_folders(tmp_path / "run")
-    assert [len(read_metrics(folder.metrics)) for folder in folders] == [2] * 10
+    assert [len(read_metrics(folder.metrics)) for folder in folders] == [2] * 7
     spans = [tuple(map(float, line.split())) for line in done.stdout.splitlines()]
-    assert len(spans) == 10
+    assert len(spans) == 7
     at_once = [sum(begin <= moment < end for begin, end in spans) for moment, _ in spans]
     assert at_once[0] == 1
     assert max(at_once) == 3
