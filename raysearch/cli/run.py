@@ -140,10 +140,13 @@ def resume(
 
 def _go_on(place: Any, begin: float, as_json: bool, **raised: Any) -> None:
     from raysearch import pipeline, resuming
+    from raysearch.train.trial import trial_folders
 
     prepared, anything_left = resuming.resume(place.path, say=say, **raised)
     if not anything_left and (place.path / "ensemble" / "ensemble.json").exists():
-        say(f"{place} is finished: all {prepared.plan.trials} trials ended. --trials N adds more.")
+        ended = len(trial_folders(place.path))
+        more = " --trials N adds more." if ended >= prepared.plan.trials else ""
+        say(f"{place} is finished: all {ended} trials ended.{more}")
         return
     _finish(pipeline.execute(prepared, place, begin, stderr()), as_json)
 
