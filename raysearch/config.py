@@ -130,6 +130,9 @@ class TrainConfig(_Part):
     classes are repeated until all classes are equal, in epochs as much longer. weighted_sampling:
     epochs of the same length, drawn with a chance that is equal for every class. weighted_loss:
     losses weighted inversely to the size of their class, by 1 in the mean."""
+    balance_strength: Annotated[float, Field(ge=0, le=1.5)] = 1.0
+    """How far balance goes: 0 leaves the classes as they are, 0.5 makes them as unequal as the
+    square roots of their sizes, 1 equal; above 1 the rare ones count more than the others."""
     early_stopping: Annotated[int, Field(ge=0)] = 0
     """Epochs in a row without a lower validation log loss after which training ends; 0 is
     never."""

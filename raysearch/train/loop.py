@@ -106,7 +106,8 @@ class Training:
         self.accumulate, self.teacher = accumulate, teacher
         self.own_draws: torch.Generator | None = None  # of one of several workers, in an epoch
         self.dtype = autocast_dtype(config.precision, device)
-        self.epoch_rows = EpochRows(config.balance, dataset.train.labels_N, dataset.classes)
+        labels_N, strength = dataset.train.labels_N, config.balance_strength
+        self.epoch_rows = EpochRows(config.balance, labels_N, dataset.classes, strength)
         self.batch_size = min(config.batch_size, len(self.epoch_rows))
         self.steps_per_epoch = len(self.epoch_rows) // self.batch_size
         self.preprocess = Preprocess(

@@ -22,6 +22,7 @@ NUMBERS = {  # field: (low, high) of what it may be, and whether it is a whole n
     "l2": (0.0, 1.0, False),
     "mixup": (0.0, 2.0, False),
     "cutmix": (0.0, 2.0, False),
+    "balance_strength": (0.0, 1.5, False),
     "early_stopping": (0, 9, True),
     "batch_size": (2, 4096, True),
     "augment.shift": (0.0, 1.0, False),

@@ -84,6 +84,56 @@ def test_weighted_sampling_gives_classes_and_their_images_equal_chances():
         assert stats.chisquare(times_N[labels_N == label]).pvalue > 1e-3
 
 
+def of_strength(counts: list[int], strength: float) -> torch.Tensor:
+    """What each class is to count, relative to all, in closed form."""
+    powers_K = torch.tensor(counts, dtype=torch.float64) ** (1 - strength)
+    return powers_K / powers_K.sum()
+
+
+@settings(deadline=None)
+@given(COUNTS, st.integers(0, 2**31), st.floats(0, 1.5))
+def test_strength_says_how_often_oversampling_shows_a_class(counts, seed, strength):
+    labels_N = labels_of(counts, seed)
+    rows = EpochRows("oversample", labels_N, names(counts), strength)
+    drawn = rows.draw(generator(seed))
+    assert len(drawn) == len(rows)
+    times_N = torch.bincount(drawn, minlength=len(labels_N))
+    shares_K = of_strength(counts, strength)
+    largest = counts.index(max(counts))
+    for label in range(len(counts)):
+        times = times_N[labels_N == label]
+        assert 1 <= int(times.min()) and int(times.max()) - int(times.min()) <= 1
+        wanted = float(max(counts) * shares_K[label] / shares_K[largest])
+        assert abs(int(times.sum()) - wanted) <= 0.5 + 1e-6
+
+
+def test_strength_of_nothing_shows_every_image_once():
+    labels_N = labels_of([30, 5], 0)
+    drawn = EpochRows("oversample", labels_N, names([30, 5]), 0.0).draw(generator())
+    assert sorted(drawn.tolist()) == list(range(35))
+    weights_K = EpochRows("weighted_loss", labels_N, names([30, 5]), 0.0).loss_weights()
+    assert torch.equal(weights_K, torch.ones(2))
+
+
+@pytest.mark.parametrize("strength", [0.0, 0.5, 1.25])
+def test_strength_says_the_chance_that_weighted_sampling_gives_a_class(strength):
+    counts = [600, 40, 5]
+    labels_N = labels_of(counts, 1)
+    rows = EpochRows("weighted_sampling", labels_N, names(counts), strength)
+    draws = generator()
+    drawn = torch.cat([rows.draw(draws) for _ in range(40)])
+    seen = torch.bincount(labels_N[drawn], minlength=3)
+    expected = of_strength(counts, strength) * len(drawn)
+    assert stats.chisquare(seen, expected).pvalue > 1e-3
+
+
+@given(COUNTS, st.floats(0, 1.5))
+def test_strength_says_what_a_class_weighs_in_the_loss(counts, strength):
+    rows = EpochRows("weighted_loss", labels_of(counts, 0), names(counts), strength)
+    shares = rows.loss_weights() * torch.tensor(counts) / sum(counts)
+    torch.testing.assert_close(shares, of_strength(counts, strength).float())
+
+
 @given(COUNTS)
 def test_loss_weights_balance_the_classes_and_have_mean_one_over_the_images(counts):
     weights_K = EpochRows("weighted_loss", labels_of(counts, 0), names(counts)).loss_weights()
@@ -135,17 +185,28 @@ def watch(monkeypatch) -> list[torch.Tensor]:
     return seen
 
 
-@pytest.mark.parametrize(("balance", "steps"), [("oversample", 7), ("weighted_sampling", 3)])
+@pytest.mark.parametrize(
+    ("balance", "strength", "steps"),
+    [
+        ("oversample", 1.0, 7),
+        ("oversample", 0.5, 4),
+        ("weighted_sampling", 1.0, 3),
+        ("weighted_sampling", 0.5, 3),
+    ],
+)
 def test_epochs_are_of_balanced_training_images_and_as_long_as_they_say(
-    monkeypatch, balance, steps
+    monkeypatch, balance, strength, steps
 ):
     dataset, seen = unequal(), watch(monkeypatch)
-    ends = run_fit(make_config(balance=balance, augment={"mirror": 1.0}, epochs=2), dataset)
+    config = make_config(
+        balance=balance, balance_strength=strength, augment={"mirror": 1.0}, epochs=2
+    )
+    ends = run_fit(config, dataset)
     assert len(seen) == 2 * steps == 2 * ends[0].training.steps_per_epoch
     number = {image.numpy().tobytes(): n for n, image in enumerate(dataset.train.images_NCHW)}
     rows = [number[image.numpy().tobytes()] for image in torch.cat(seen)]  # KeyError: not training
     counts = torch.bincount(dataset.train.labels_N[rows], minlength=3)
-    expected = len(rows) / 3
+    expected = len(rows) * of_strength([80, 11, 5], strength)
     assert (abs(counts - expected) < 4 * expected**0.5).all()
 
 
