@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from photographs import write_photographs
+from s3_store import bucket, s3_server  # noqa: F401  (fixtures)
 from typer.testing import CliRunner
 
 # A busy machine must not fail a test that is only slow.

@@ -33,8 +33,10 @@ def hold(*arguments):
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
-@pytest.fixture
-def uri(tmp_path):
+@pytest.fixture(params=["file", "s3"])
+def uri(request, tmp_path):
+    if request.param == "s3":
+        return request.getfixturevalue("bucket") + "/run"
     (tmp_path / "store").mkdir()
     return f"file://{tmp_path}/store"
 
@@ -51,8 +53,8 @@ def place_at(uri, folder):
     return RunPlace(folder, Mirror(folder, uri))
 
 
-def written(tmp_path):
-    return json.loads((tmp_path / "store" / ".lock").read_text())
+def written(mirror):
+    return json.loads(mirror.read(".lock"))
 
 
 def test_second_process_is_refused_until_the_first_ends_even_by_a_kill(tmp_path):
@@ -78,7 +80,7 @@ def test_at_a_uri_others_are_refused_by_name_while_it_is_renewed(tmp_path, uri, 
     place, said = place_at(uri, tmp_path / "b"), []
     with hold(tmp_path / "a", uri) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(RunError, match=rf"Process {holder.pid} on \S+ is working on file://"):
+        with pytest.raises(RunError, match=rf"Process {holder.pid} on \S+ is working on {uri}"):
             with locked(place, said.append):
                 pass
         assert "waiting up to 2 s" in said[0]
@@ -88,7 +90,7 @@ def test_at_a_uri_others_are_refused_by_name_while_it_is_renewed(tmp_path, uri, 
         with locked(place, said.append):
             pass
     assert not said
-    assert not (tmp_path / "store" / ".lock").exists()
+    assert not place.mirror.exists(".lock")
 
 
 def test_at_a_uri_a_killed_process_of_this_machine_is_not_waited_for(tmp_path, uri, quick):
@@ -98,17 +100,19 @@ def test_at_a_uri_a_killed_process_of_this_machine_is_not_waited_for(tmp_path, u
         assert holder.stdout.readline() == b"held\n"
         holder.kill()
         holder.wait()
-        with locked(place_at(uri, tmp_path / "b"), said.append):
-            assert written(tmp_path)["token"]
+        place = place_at(uri, tmp_path / "b")
+        with locked(place, said.append):
+            assert written(place.mirror)["token"]
     assert not said
 
 
 @pytest.mark.parametrize("left", [b'{"process": 1, "machine": "gone x y", "token": "t"}', b"{tor"])
 def test_what_a_lost_machine_left_is_taken_over(tmp_path, uri, quick, left):
-    (tmp_path / "store" / ".lock").write_bytes(left)
+    place = place_at(uri, tmp_path / "b")
+    place.mirror.write(".lock", left)
     begin, said = time.monotonic(), []
-    with locked(place_at(uri, tmp_path / "b"), said.append):
-        assert written(tmp_path)["process"] != 1
+    with locked(place, said.append):
+        assert written(place.mirror)["process"] != 1
     assert said == [] or (time.monotonic() - begin > 2 and "Process 1 on gone" in said[0])
     assert bool(said) == (left != b"{tor")
 
@@ -117,15 +121,16 @@ def test_one_that_was_cut_off_and_replaced_changes_nothing_any_more(tmp_path, ur
     place = place_at(uri, tmp_path / "a")
     (place.path / "study.log").write_text("old")
     with locked(place):
-        other = json.dumps({"process": 7, "machine": "laptop x y", "token": "t"})
-        (tmp_path / "store" / ".lock").write_text(other)
+        other = {"process": 7, "machine": "laptop x y", "token": "t"}
+        Mirror(tmp_path / "b", uri).write(".lock", json.dumps(other).encode())
         limit = time.monotonic() + 10
         while not place.mirror.fence and time.monotonic() < limit:
             time.sleep(0.05)
-        with pytest.raises(RunError, match="Process 7 on laptop is working on file://"):
+        with pytest.raises(RunError, match=f"Process 7 on laptop is working on {uri}"):
             place.push()
-    assert not (tmp_path / "store" / "study.log").exists()
-    assert written(tmp_path)["token"] == "t"
+    anew = Mirror(tmp_path / "b", uri)
+    assert not anew.exists("study.log")
+    assert written(anew)["token"] == "t"
 
 
 def test_of_two_that_come_at_once_one_gets_the_run(tmp_path, uri, quick, monkeypatch):
