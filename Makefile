@@ -16,11 +16,12 @@ test: lint
 test-cluster: .venv/.ready
 	.venv/bin/python -m pytest tests/cluster -m cluster $(ARGS)
 
-# Searches killed 200 times, and 20 times with all of Ray; trials by Ray Train stopped and killed.
+# Searches killed 200 times, and 20 times with all of Ray; trials by Ray Train stopped, killed, hung.
 test-chaos: .venv/.ready
 	RAYSEARCH_KILLS=200 RAYSEARCH_COMMAND_KILLS=20 .venv/bin/python -m pytest \
 		tests/search/test_kills.py tests/search/test_killed_commands.py tests/search/test_ledger.py \
-		tests/search/test_stops.py tests/search/test_population.py -m 'chaos or not chaos' -o timeout=3000 $(ARGS)
+		tests/search/test_stops.py tests/search/test_population.py tests/search/test_failures.py \
+		-m 'chaos or not chaos' -o timeout=3000 $(ARGS)
 
 lint: .venv/.ready
 	.venv/bin/ruff check .

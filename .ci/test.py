@@ -18,8 +18,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 OF_THE_SEARCH = "tests/search"
-WITH_THE_OTHERS = "tests/search/test_killed_commands.py"
-"""Of the search's, so that both take about as long."""
 NAMES = ("failed", "passed", "skipped", "deselected", "xfailed", "xpassed", "warning", "error")
 """What pytest counts, in its order."""
 
@@ -28,7 +26,7 @@ def parts() -> tuple[list[str], list[str]]:
     """What the two are given: the others, and those of the search."""
     tests = (p for p in Path("tests").iterdir() if p.is_dir() or p.match("test_*.py"))
     others = sorted(str(p) for p in tests if p != Path(OF_THE_SEARCH) and p.name[0] not in "._")
-    return [*others, WITH_THE_OTHERS], [OF_THE_SEARCH, f"--ignore={WITH_THE_OTHERS}"]
+    return others, [OF_THE_SEARCH]
 
 
 def run_side_by_side(seen: Sequence[str], held: Sequence[str]) -> int:

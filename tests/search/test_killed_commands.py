@@ -19,7 +19,7 @@ from raysearch.search.study import open_study
 from raysearch.train.curve import read_metrics
 from raysearch.train.trial import trial_folders
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.chaos, pytest.mark.slow]
 
 KILLS = int(os.environ.get("RAYSEARCH_COMMAND_KILLS", "1"))
 TRIALS, EPOCHS = 4, 40
