@@ -99,12 +99,16 @@ def test_killed_searches_have_the_probabilities_of_the_one_that_was_not_killed(k
         for folder in trial_folders(run):
             expected = read_probabilities(whole[folder.path.name].validation)
             found = read_probabilities(folder.validation)
+            pruned = folder.read_status()["status"] == "pruned"
             if found.epoch != expected.epoch:
-                assert folder.read_status()["status"] == "pruned"
+                assert pruned
                 continue
-            assert found.candidates.keys() == expected.candidates.keys(), folder.path
-            for name, probs_VK in expected.candidates.items():
-                assert np.array_equal(found.candidates[name], probs_VK), (folder.path, name)
+            # A pruned trial whose process was ahead of its end has those of its last epoch too.
+            ahead = {"last", "last_mirror"} if pruned else set()
+            assert found.candidates.keys() ^ expected.candidates.keys() <= ahead, folder.path
+            for name in found.candidates.keys() & expected.candidates.keys():
+                same = np.array_equal(found.candidates[name], expected.candidates[name])
+                assert same, (folder.path, name)
 
 
 @pytest.mark.slow
