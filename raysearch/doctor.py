@@ -51,8 +51,8 @@ def examine(folder: Path, environ: Mapping[str, str] = os.environ) -> list[Check
 
 def check_python(version: tuple[int, ...] = tuple(sys.version_info)) -> list[Check]:
     found = ".".join(map(str, version[:3]))
-    if version < (3, 11):
-        return [Check("python", BAD, found, "Install Python 3.11 or later and run `make setup`.")]
+    if not (3, 11) <= version[:2] <= (3, 13):
+        return [Check("python", BAD, found, "Install Python 3.11 to 3.13 and run `make setup`.")]
     return [Check("python", OK, found)]
 
 
@@ -68,7 +68,10 @@ def check_packages(version_of: Callable[[str], str] = metadata.version) -> list[
 
 
 def check_gpus() -> list[Check]:
-    import torch
+    try:
+        import torch
+    except ImportError:
+        return []  # said by check_packages
 
     if torch.cuda.is_available():
         return [_gpu(index) for index in range(torch.cuda.device_count())]

@@ -3,9 +3,8 @@
 Each stage reads the last one's folder, so that `resume` is the same path entered later.
 """
 
-import os
-import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,20 +126,9 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
     source = Path(data)
     if (source / MANIFEST).exists():
         return source.resolve()
-    beside = source.parent if is_writable(source.parent) else Path("data")
-    cached = beside / f"{source.name.split('.')[0]}.shards"
-    if not (cached / MANIFEST).exists():
-        from raysearch.data.importing import import_data
+    from raysearch.data.cached import import_beside
 
-        if source.exists():
-            print(f"importing {source} into {cached}", file=sys.stderr)
-        import_data([data], cached)
-    return cached.resolve()
-
-
-def is_writable(folder: Path) -> bool:
-    """Root may write to a folder that is marked read-only, and still should not."""
-    return os.access(folder, os.W_OK) and bool(folder.stat().st_mode & 0o222)
+    return import_beside(source)
 
 
 def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
@@ -202,6 +190,24 @@ def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console
         "ending_seconds": time.monotonic() - searched,
         "seconds": time.monotonic() - begin,
         "ensemble": ensemble,
+    }
+
+
+def outcome(prepared: Prepared, place: RunPlace, begin: float) -> dict[str, Any]:
+    """What `execute` returns, of a run in which nothing is left to do."""
+    statuses = Counter(folder.read_status()["status"] for folder in trial_folders(place.path))
+    return {
+        "run": str(place),
+        "folder": str(place.path),
+        "synthetic": prepared.synthetic,
+        "trials": dict(statuses),
+        "interrupted": False,
+        "aborted": "",
+        "search_seconds": 0.0,
+        "utilization": 0.0,
+        "ending_seconds": 0.0,
+        "seconds": time.monotonic() - begin,
+        "ensemble": read_object(place.path / ENSEMBLE_REPORT),
     }
 
 

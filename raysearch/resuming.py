@@ -37,11 +37,16 @@ def same_again(
         return f"its data is {description['data']}"
     if data is not None and str(resolve_data(data, run)) != description["data"]:  # faces or not
         return f"its data is {description['data']}"
-    if replace(Limits(**description["limits"]), time_budget=None) != replace(
-        limits, time_budget=None
-    ):
-        return "its limits were others"
+    was = vars(Limits(**description["limits"]))
+    for name, value in vars(limits).items():
+        if name != "time_budget" and value != was[name]:
+            return f"it runs {_option(name, was[name])}, not {_option(name, value)}"
     return ""
+
+
+def _option(name: str, value: Any) -> str:
+    flag = f"--{name.replace('_', '-')}"
+    return f"without {flag}" if value is None else f"with {flag} {value}"
 
 
 def resume(

@@ -1,4 +1,5 @@
 import json
+import sys
 from importlib import metadata
 
 import pytest
@@ -18,9 +19,17 @@ def test_this_machine_passes_and_every_problem_has_a_remedy(tmp_path):
     assert by_name(checks)["ray"].found == metadata.version("ray")
 
 
-def test_python_older_than_3_11_is_bad():
-    assert doctor.check_python((3, 10, 4))[0].level == doctor.BAD
+def test_python_older_than_3_11_or_newer_than_3_13_is_bad():
+    for version, level in (((3, 10, 4), doctor.BAD), ((3, 14, 0), doctor.BAD)):
+        assert doctor.check_python(version)[0].level == level
     assert doctor.check_python((3, 11, 0))[0].level == doctor.OK
+    assert doctor.check_python((3, 13, 9))[0].level == doctor.OK
+
+
+def test_machine_without_torch_is_examined_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    checks = by_name(doctor.examine(tmp_path, environ={}))
+    assert "gpu" not in checks and "cpu" in checks
 
 
 def test_a_missing_package_is_bad_and_the_others_are_still_checked():

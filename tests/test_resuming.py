@@ -67,5 +67,8 @@ def test_what_differs_is_said(tmp_path, space, shards):
     (tmp_path / "wider.yaml").write_text(SPACE.replace("0.1", "{float: [0.1, 0.2]}"))
     assert again(run, space, tmp_path / "others") == f"its data is {shards}"
     assert again(run, space, shards, seed=5) == "its seed is 0, not 5"
-    assert again(run, space, shards, limits={"trials": 3}) == "its limits were others"
+    said = again(run, space, shards, limits={"trials": 3})
+    assert said == "it runs with --trials 2, not with --trials 3"
+    said = again(run, space, shards, limits={"trial_timeout": 9.0})
+    assert said == "it runs without --trial-timeout, not with --trial-timeout 9.0"
     assert again(run, load_space(tmp_path / "wider.yaml"), shards) == "it has another search space"

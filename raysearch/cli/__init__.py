@@ -95,5 +95,5 @@ def _missing_package(error: ModuleNotFoundError) -> str:
     extra = {"onnxruntime": "predict", "cv2": "faces", "aiohttp": "cluster"}.get(name, "train")
     return (
         f"This command needs the package {name!r}, which is not installed. "
-        f"Install it with `pip install 'raysearch[{extra}]'`."
+        f"Install it with `pip install '.[{extra}]'` in the checkout of raysearch."
     )

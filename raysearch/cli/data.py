@@ -32,7 +32,10 @@ def import_(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for the imported data.")],
     image_size: Annotated[
-        int | None, typer.Option(help="Side in pixels; by default the images' own.")
+        int | None,
+        typer.Option(
+            help="Side in pixels; by default the images' own (of several the median), at most 224."
+        ),
     ] = None,
     channels: Annotated[
         int | None, typer.Option(help="1 (gray) or 3 (RGB); by default the images' own.")

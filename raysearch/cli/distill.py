@@ -31,7 +31,9 @@ def distill(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the new run; SOURCE-distilled without.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the configuration's.")
+    ] = None,
     temperature: Annotated[
         float, typer.Option(min=0.1, max=100, help="Of both networks' probabilities.")
     ] = 2.0,

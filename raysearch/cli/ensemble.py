@@ -29,7 +29,10 @@ def ensemble(
     ] = None,
     shifts: Annotated[
         bool,
-        typer.Option("--shifts", help="See images in ten positions too: ten passes a network."),
+        typer.Option(
+            "--shifts",
+            help="See images in ten views too (five positions, each mirrored): ten passes a network.",
+        ),
     ] = False,
     refit: Annotated[
         bool,

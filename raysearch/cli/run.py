@@ -40,7 +40,7 @@ def tune(
     keep: Annotated[int | None, typer.Option(min=1, help="Trials to keep weights of.")] = None,
     max_disk: MaxDisk = None,
     trial_timeout: Timeout = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Over the space's own.")] = None,
     storage: Annotated[
         str,
         typer.Option(help="Folder or URI that holds the runs.", envvar="RAYSEARCH_STORAGE"),
@@ -145,8 +145,10 @@ def _go_on(place: Any, begin: float, as_json: bool, **raised: Any) -> None:
     prepared, anything_left = resuming.resume(place.path, say=say, **raised)
     if not anything_left and (place.path / "ensemble" / "ensemble.json").exists():
         ended = len(trial_folders(place.path))
-        more = " --trials N adds more." if ended >= prepared.plan.trials else ""
+        more = f" --trials N, above {ended}, adds more." if ended >= prepared.plan.trials else ""
         say(f"{place} is finished: all {ended} trials ended.{more}")
+        if as_json:
+            print(json.dumps(pipeline.outcome(prepared, place, begin)))
         return
     _finish(pipeline.execute(prepared, place, begin, stderr()), as_json)
 

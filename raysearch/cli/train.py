@@ -21,9 +21,13 @@ def train(
     ],
     data: Data = None,
     trial: Annotated[int | None, typer.Option(min=0, help="Trial of the run to repeat.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the trial; resumed if it is.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
-    seed: Annotated[int | None, typer.Option(min=0)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the trial, gone on with where it holds one.")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Instead of the configuration's.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Instead of the configuration's.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one configuration, or repeat one trial of a run, without a search and without Ray."""

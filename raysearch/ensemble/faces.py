@@ -62,7 +62,8 @@ class FaceFinder:
         if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
             raise RunError(
                 f"OpenCV {cv2.__version__} comes without a face detector. Install one that has it "
-                "with `pip install 'raysearch[faces]'`, or name a YuNet file with --face-model."
+                "with `pip install '.[faces]'` in the checkout of raysearch, or name a YuNet file "
+                "with --face-model."
             )
         cascade = cv2.CascadeClassifier(str(path))
 

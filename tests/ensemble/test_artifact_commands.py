@@ -263,5 +263,5 @@ def test_batches_hold_every_image_once_in_order():
 def test_a_command_whose_package_is_missing_says_what_to_install(artifact_folder, tmp_path):
     assert {"torch", "ray", "timm", "optuna", "pandas", "onnx"} <= TRAINING
     done = raysearch("train", tmp_path / "config.yaml", "--data", tmp_path)
-    assert done.returncode == 1 and "pip install 'raysearch[train]'" in done.stderr
+    assert done.returncode == 1 and "pip install '.[train]'" in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,4 +1,4 @@
-"""`pip install raysearch[predict]`: a real environment without torch that predicts."""
+"""`pip install '.[predict]'`: a real environment without torch that predicts."""
 
 import json
 import shutil
@@ -66,4 +66,4 @@ def test_a_light_environment_says_what_it_lacks(light, tmp_path):
     done = subprocess.run(
         [light / "raysearch", "tune"], capture_output=True, text=True, cwd=tmp_path
     )
-    assert done.returncode == 1 and "pip install 'raysearch[train]'" in done.stderr
+    assert done.returncode == 1 and "pip install '.[train]'" in done.stderr

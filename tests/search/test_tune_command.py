@@ -77,9 +77,12 @@ def test_one_command_goes_from_shards_to_a_verified_artifact(
     assert status["trials"]["completed"] == 4
     assert set(status["best"]) >= {"trial", "validation_accuracy", "validation_log_loss"}
 
-    again = run_program("resume", run)
+    again = run_program("resume", run, "--json")
     assert again.returncode == 0
     assert "is finished" in again.stderr
+    told = json.loads(again.stdout)
+    assert (told.keys(), told["trials"]) == (summary.keys(), {"completed": 4})
+    assert told["ensemble"] == ensemble
     refused = run_program("tune", space_file, "--storage", tmp_path, "--name", "r")
     assert refused.returncode == 2
     assert f"raysearch resume {run}" in refused.stderr
