@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 
+from raysearch.machine import usable_cores
+
 OK, WARN, BAD = "ok", "warn", "bad"
 GB = 1e9
 PACKAGES = ("torch", "ray", "optuna", "timm", "pyarrow")
@@ -101,8 +103,8 @@ def _gpu(index: int) -> Check:
 
 
 def check_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[Check]:
-    """Cores that this process may use, and the flags that decide how fast they train."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    """Cores that may be used, and the flags that decide how fast they train."""
+    cores = usable_cores()
     try:
         flags = set(cpuinfo.read_text(encoding="ascii", errors="replace").split())
     except OSError:

@@ -31,7 +31,7 @@ def ensemble(
         bool,
         typer.Option(
             "--shifts",
-            help="See images in ten views too (five positions, each mirrored): ten passes a network.",
+            help="See images in ten views too (5 positions, mirrored): ten passes a network.",
         ),
     ] = False,
     refit: Annotated[

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from typing import TypeVar
 
 from raysearch.errors import DataError
+from raysearch.machine import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -20,7 +21,7 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result],
     items: Iterable[Item],
-    workers: int = min(8, os.cpu_count() or 1),
+    workers: int = min(8, usable_cores()),
 ) -> Iterator[Result]:
     """``map(function, items)`` on threads, with at most two results a thread waiting at a time.
 
@@ -48,7 +49,7 @@ def in_processes(function: Callable[[Item], Result], items: Iterable[Item]) -> I
     """
     items = list(items)
     context = multiprocessing.get_context("fork")
-    workers = min(8, os.cpu_count() or 1, len(items))
+    workers = min(8, usable_cores(), len(items))
     readers: list[Connection] = []
     processes = []
     try:

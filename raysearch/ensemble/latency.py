@@ -1,6 +1,5 @@
 """Timing networks where they will be deployed: ONNX Runtime on the CPU."""
 
-import os
 import platform
 import re
 import time
@@ -20,6 +19,7 @@ import torch
 from raysearch.ensemble.network import Backbone, untrained_backbone
 from raysearch.ensemble.onnx import INPUT, OUTPUT, export_onnx
 from raysearch.ensemble.program import export_program
+from raysearch.machine import usable_cores
 from raysearch.models.views import VIEWS
 from raysearch.train.trial import TrialRecord
 
@@ -101,7 +101,7 @@ def graph_latency(model: Path, shape: tuple[int, int, int]) -> dict[str, Any]:
 
 def machine() -> str:
     """What a latency holds for."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return f"{_cpu_name()}, {cores} cores, ONNX Runtime {version('onnxruntime')}"
 
 

@@ -1,6 +1,5 @@
 """What a search can use: this machine, or the cluster that it joins, as it is and may become."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from raysearch.machine import usable_cores
 from raysearch.search.cluster import ray_cluster, running_address
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")
@@ -53,7 +53,7 @@ def local_resources() -> tuple[float, float]:
     """(CPUs, GPUs) of this machine."""
     import torch
 
-    return float(len(os.sched_getaffinity(0))), float(torch.cuda.device_count())
+    return float(usable_cores()), float(torch.cuda.device_count())
 
 
 def find_capacity(say: Callable[[str], None] = lambda line: None) -> Capacity:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from raysearch.errors import RunError
+from raysearch.machine import usable_cores
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -78,6 +79,7 @@ def ray_cluster(threads: int, address: str | None = None) -> Iterator[dict[str, 
         options |= {
             "address": "local",
             "include_dashboard": False,
+            "num_cpus": usable_cores(),  # as the plan counts them
             "object_store_memory": 200_000_000,
             "_node_ip_address": "127.0.0.1",
         }
