@@ -5,13 +5,14 @@ Each stage reads the last one's folder, so that `resume` is the same path entere
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from raysearch.config import TrainConfig
 from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
@@ -73,12 +74,13 @@ def prepare(
     """Read everything that the search needs; raises `InputError` before anything is started.
 
     Without ``data``, synthetic faces are drawn into ``scratch``. ``say`` gets a line about the
-    cluster, where one is joined.
+    cluster, where one is joined, and about a size of images that nobody chose.
     """
     if space.search.scheduler == "pbt":
         what_changes(space)
     folder = resolve_data(data, scratch)
     shards = open_shards(folder, verify=False)
+    tell_size(space, shards.shape, say)
     capacity = find_capacity(say)
     if capacity.address:
         say(f"found {capacity}")
@@ -107,6 +109,20 @@ def prepare(
         seed=space.search.seed if seed is None else seed,
         time_budget=limits.time_budget or space.search.time_budget,
     )
+
+
+def tell_size(space: SearchSpace, shape: Sequence[int], say: Callable[[str], None]) -> None:
+    """Where ``space`` leaves ``image_size`` at its default and images (``[C, H, W]``) are of
+    another size."""
+    chosen = "image_size" in space.constants or any(
+        dimension.path == "image_size" for dimension in space.dimensions
+    )
+    side = TrainConfig.model_fields["image_size"].default
+    if not chosen and side != shape[1]:
+        say(
+            f"{space.path} says no image_size: images of {shape[2]} x {shape[1]} pixels are "
+            f"resized to {side} x {side}"
+        )
 
 
 def _open_dataset(space: SearchSpace, folder: Path) -> Dataset:

@@ -1,12 +1,17 @@
 """The shipped spaces are sound, and their README says what is so."""
 
+import inspect
+import json
 import re
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from raysearch.config import AugmentConfig, TrainConfig
 from raysearch.errors import ConfigError
+from raysearch.models.registry import BUILDERS
 from raysearch.space import SearchConfig, load_space, resolve_space, shipped_spaces
 
 FOLDER = Path(__file__).parents[1] / "search_spaces"
@@ -57,6 +62,38 @@ def test_readme_shows_the_message_of_the_fault(tmp_path, monkeypatch):
 
 
 def test_readme_lists_every_search_setting_with_its_default():
-    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \|", README, re.M))
+    written = section("`search`: how to search")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `?([\w.]+)`? \|", written, re.M))
     defaults = SearchConfig().model_dump() | {"objective": "log_loss"}  # alone, as in a file
     assert rows == {k: "none" if v is None else str(v) for k, v in defaults.items()}
+
+
+def section(title: str) -> str:
+    return README.split(f"\n## {title}\n")[1].split("\n## ")[0]
+
+
+def test_readme_has_every_field_with_its_default():
+    written = section("Fields of a training run")
+    named = set(re.findall(r"`(\w+)`", written))
+    assert named >= set(TrainConfig.model_fields) - {"model"} | set(AugmentConfig.model_fields)
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) \|", written, re.MULTILINE))
+    for name in ("image_size", "batch_size", "lr", "weight_decay", "l2", "balance_strength", "ema"):
+        assert float(rows[name]) == TrainConfig.model_fields[name].default
+    for name in ("normalize", "optimizer", "schedule", "balance", "precision", "images_on"):
+        assert rows[name] == f"`{TrainConfig.model_fields[name].default}`"
+
+
+@pytest.mark.parametrize("name", [*BUILDERS, "timm/..."])
+def test_readme_has_every_network_with_its_options(name):
+    row = next(r for r in section("Networks").splitlines() if r.startswith(f"| `{name}` |"))
+    module, function = BUILDERS.get(name, "raysearch.models.backbone:backbone").split(":")
+    parameters = inspect.signature(getattr(import_module(module), function)).parameters.values()
+    options = {p.name: p.default for p in parameters if p.kind == p.KEYWORD_ONLY} | {"name": None}
+    told = dict(re.findall(r"`(\w+)` ([\d.]+|\[[\d., ]*\]|\w+)", row))
+    assert set(re.findall(r"`(\w+)`", row)) - {name} == set(options) - {"name"}
+    for option, value in told.items():
+        default = options[option]
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            assert float(value) == default, option
+        elif isinstance(default, tuple) and "[[" not in row and default:
+            assert tuple(json.loads(value)) == default, option

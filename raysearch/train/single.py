@@ -46,7 +46,7 @@ def train_one(
         config = _train_first(config, data, files, dataset, device, console)
     elif is_pointless(config):
         console.print(POINTLESS, highlight=False)
-    console.print(_images_line(dataset, device), highlight=False, soft_wrap=True)
+    console.print(_images_line(dataset, device, config.image_size), highlight=False, soft_wrap=True)
     if files.metrics.exists() and (files.config.exists() or not forked_from):
         _check_same(files, config, dataset)
 
@@ -103,10 +103,11 @@ def _train_first(
     return config.model_copy(update={"init_from": str(folder)})
 
 
-def _images_line(dataset: Dataset, device: torch.device) -> str:
+def _images_line(dataset: Dataset, device: torch.device, side: int) -> str:
+    resized = "" if side == dataset.shape[1] else f", resized to {side} x {side} pixels"
     where = f"on {device}" if dataset.images_on == "device" else f"on the host, fed to {device}"
     size = f"{dataset.image_bytes / 1e6:,.0f} MB"
-    return f"{len(dataset.train):,} + {len(dataset.validation):,} images ({size}) {where}"
+    return f"{len(dataset.train):,} + {len(dataset.validation):,} images ({size}) {where}{resized}"
 
 
 def _check_same(files: TrialFolder, config: TrainConfig, dataset: Dataset) -> None:

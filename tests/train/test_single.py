@@ -51,6 +51,15 @@ def test_best_epoch_is_returned_and_every_epoch_shown(tmp_path, data):
     assert [line.split()[:2] for line in lines] == [["epoch", f"{n}/3"] for n in (1, 2, 3)]
 
 
+@pytest.mark.parametrize(("side", "said"), [(16, ""), (24, ", resized to 24 x 24 pixels")])
+def test_size_that_images_are_resized_to_is_said(tmp_path, data, side, said):
+    shown = io.StringIO()
+    config = make_config(image_size=side, epochs=1)
+    train_one(config, data, tmp_path / "out", CPU, Console(file=shown, width=200))
+    first = shown.getvalue().splitlines()[0]
+    assert first == f"96 + 24 images (0 MB) on cpu{said}"
+
+
 def test_finished_run_gives_its_result_again(tmp_path, data):
     first, _ = train(make_config(), data, tmp_path / "out")
     again, lines = train(make_config(), data, tmp_path / "out")
