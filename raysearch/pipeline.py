@@ -5,7 +5,8 @@ Each stage reads the last one's folder, so that `resume` is the same path entere
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,25 +132,29 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
     return import_beside(source)
 
 
-def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
-    """Search, select, export and report at ``place``; what is already there is kept.
+@contextmanager
+def working_on(place: RunPlace, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Let no other process work on the run at ``place``, and have here what others did before.
 
-    ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
-    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch,
-    another process is working on the run, or a machine of the cluster cannot take part in it.
+    Raises `RunError` where another process is working on it.
     """
     from raysearch.search.lock import locked
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    place.path.mkdir(parents=True, exist_ok=True)
     with locked(place, say):
-        place.pull()  # what another process did since it was last read
+        place.pull()
         remove_stale(place.path)
-        return _execute(prepared, place, begin, console)
+        yield
 
 
-def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
+def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
+    """Search, select, export and report at ``place``, where this process is `working_on` the run;
+    what is already there is kept.
+
+    ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
+    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch or a
+    machine of the cluster cannot take part in it, `Interrupted` where Ctrl-C came before that.
+    """
     from raysearch.search.cluster import ray_cluster
 
     run, shipped = place.path, None
