@@ -16,7 +16,7 @@ from rich.console import Console
 from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
-from raysearch.errors import RunError
+from raysearch.errors import Interrupted, RunError
 from raysearch.files import remove_stale, write_json
 from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
 from raysearch.search.capacity import Capacity, find_capacity
@@ -181,7 +181,7 @@ def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console)
         )
     remove_stale(run)  # of trials that were stopped as they wrote
     searched = time.monotonic()
-    ensemble = conclude(run, console)
+    ensemble = conclude(place, console, end.interrupted)
     place.push()
     return {
         "run": str(place),
@@ -230,15 +230,21 @@ def ending_seconds(budget: float, run: Path | None = None) -> float:
     return min(planned, budget / 2)
 
 
-def conclude(run: Path, console: Console) -> dict[str, Any]:
-    """Leaderboard, ensemble, artifact and report from what the trials left in ``run``."""
+def conclude(place: RunPlace, console: Console, interrupted: bool) -> dict[str, Any]:
+    """Leaderboard, ensemble, artifact and report from what the trials left at ``place``."""
     from raysearch.ensemble.build import build_ensemble
     from raysearch.report.page import write_report
     from raysearch.report.tables import write_leaderboard
 
+    run = place.path
     write_leaderboard(run)
     if not any(folder.validation.exists() for folder in trial_folders(run)):
-        raise RunError(no_result(run))
+        if interrupted:
+            raise Interrupted(
+                f"interrupted before a trial in {place} had finished an epoch; go on with: "
+                f"raysearch resume {place}"
+            )
+        raise RunError(no_result(place))
     console.print(
         "selecting the ensemble, exporting it and checking the export",
         highlight=False,
@@ -250,16 +256,14 @@ def conclude(run: Path, console: Console) -> dict[str, Any]:
     return report
 
 
-def no_result(run: Path) -> str:
-    errors = [folder.read_status()["error"] for folder in trial_folders(run)]
+def no_result(place: RunPlace) -> str:
+    errors = [folder.read_status()["error"] for folder in trial_folders(place.path)]
     errors = [error for error in errors if error]
+    none = f"No trial in {place} finished an epoch"
     if not errors:
-        return f"No trial in {run} finished an epoch. Give it more time: `raysearch resume {run}`."
+        return f"{none}. Give it more time: `raysearch resume {place}`."
     common = max(set(errors), key=errors.count)
-    return (
-        f"No trial in {run} finished an epoch; {errors.count(common)} of {len(errors)} ended "
-        f"with: {common}"
-    )
+    return f"{none}; {errors.count(common)} of {len(errors)} ended with: {common}"
 
 
 def dry_run(prepared: Prepared) -> dict[str, Any]:

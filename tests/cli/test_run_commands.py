@@ -1,5 +1,6 @@
 """Commands that go on with a run, up to where Ray would start."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -111,3 +112,18 @@ def test_run_that_was_begun_meanwhile_is_not_written_over(
     with pytest.raises(InputError, match="was begun by another command"):
         run_command(*tune(place, shards))
     assert (place.path / "run.yaml").read_bytes() == before and not searches
+
+
+def test_ctrl_c_before_the_first_epoch_says_how_to_go_on(run_program, place, monkeypatch):
+    from raysearch.search.tuner import SearchEnd
+
+    ends = iter([SearchEnd({"interrupted": 2}, True, "", 1.0, 0.0), SearchEnd({}, False, "", 1, 0)])
+    monkeypatch.setattr("raysearch.search.cluster.ray_cluster", lambda *_: nullcontext())
+    monkeypatch.setattr("raysearch.search.tuner.run_search", lambda *_, **__: next(ends))
+    done = run_program("resume", place)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr.startswith("interrupted before a trial")
+    assert f"raysearch resume {place}\n" in done.stderr
+    out_of_time = run_program("resume", place)
+    assert out_of_time.returncode == 1
+    assert f"Give it more time: `raysearch resume {place}`" in out_of_time.stderr
