@@ -5,7 +5,8 @@
     │   ├── DataError       images, tables, shards
     │   ├── ConfigError     a configuration, a search space, an option
     │   └── ArtifactError   an exported ensemble, a run folder
-    └── RunError        the input was fine, the work failed            exit code 1
+    ├── RunError        the input was fine, the work failed            exit code 1
+    └── Interrupted     Ctrl-C came before there was a result          exit code 130
 
 Each message states the rule, the value found, where (file, line, row) and the remedy.
 """
@@ -43,6 +44,10 @@ class ArtifactError(InputError):
 
 class RunError(RaysearchError):
     exit_code = 1
+
+
+class Interrupted(RaysearchError):
+    exit_code = 130
 
 
 def did_you_mean(name: str, known) -> str:

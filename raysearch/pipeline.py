@@ -5,7 +5,8 @@ Each stage reads the last one's folder, so that `resume` is the same path entere
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from raysearch.config import TrainConfig
 from raysearch.configfile import classes_located
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.data.shards import MANIFEST, open_shards
-from raysearch.errors import RunError
+from raysearch.errors import Interrupted, RunError
 from raysearch.files import remove_stale, write_json
 from raysearch.report.runfiles import ENSEMBLE_REPORT, read_object
 from raysearch.search.capacity import Capacity, find_capacity
@@ -147,25 +148,29 @@ def resolve_data(data: str | None, scratch: Path) -> Path:
     return import_beside(source)
 
 
-def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
-    """Search, select, export and report at ``place``; what is already there is kept.
+@contextmanager
+def working_on(place: RunPlace, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+    """Let no other process work on the run at ``place``, and have here what others did before.
 
-    ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
-    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch,
-    another process is working on the run, or a machine of the cluster cannot take part in it.
+    Raises `RunError` where another process is working on it.
     """
     from raysearch.search.lock import locked
 
-    def say(line: str) -> None:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
+    place.path.mkdir(parents=True, exist_ok=True)
     with locked(place, say):
-        place.pull()  # what another process did since it was last read
+        place.pull()
         remove_stale(place.path)
-        return _execute(prepared, place, begin, console)
+        yield
 
 
-def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
+def execute(prepared: Prepared, place: RunPlace, begin: float, console: Console) -> dict[str, Any]:
+    """Search, select, export and report at ``place``, where this process is `working_on` the run;
+    what is already there is kept.
+
+    ``begin``: `time.monotonic` of the command's start, which the time budget counts from.
+    Returns what `print_summary` prints. Raises `RunError` where no trial finished an epoch or a
+    machine of the cluster cannot take part in it, `Interrupted` where Ctrl-C came before that.
+    """
     from raysearch.search.cluster import ray_cluster
 
     run, shipped = place.path, None
@@ -192,7 +197,7 @@ def _execute(prepared: Prepared, place: RunPlace, begin: float, console: Console
         )
     remove_stale(run)  # of trials that were stopped as they wrote
     searched = time.monotonic()
-    ensemble = conclude(run, console)
+    ensemble = conclude(place, console, end.interrupted)
     place.push()
     return {
         "run": str(place),
@@ -241,15 +246,21 @@ def ending_seconds(budget: float, run: Path | None = None) -> float:
     return min(planned, budget / 2)
 
 
-def conclude(run: Path, console: Console) -> dict[str, Any]:
-    """Leaderboard, ensemble, artifact and report from what the trials left in ``run``."""
+def conclude(place: RunPlace, console: Console, interrupted: bool) -> dict[str, Any]:
+    """Leaderboard, ensemble, artifact and report from what the trials left at ``place``."""
     from raysearch.ensemble.build import build_ensemble
     from raysearch.report.page import write_report
     from raysearch.report.tables import write_leaderboard
 
+    run = place.path
     write_leaderboard(run)
     if not any(folder.validation.exists() for folder in trial_folders(run)):
-        raise RunError(no_result(run))
+        if interrupted:
+            raise Interrupted(
+                f"interrupted before a trial in {place} had finished an epoch; go on with: "
+                f"raysearch resume {place}"
+            )
+        raise RunError(no_result(place))
     console.print(
         "selecting the ensemble, exporting it and checking the export",
         highlight=False,
@@ -261,16 +272,14 @@ def conclude(run: Path, console: Console) -> dict[str, Any]:
     return report
 
 
-def no_result(run: Path) -> str:
-    errors = [folder.read_status()["error"] for folder in trial_folders(run)]
+def no_result(place: RunPlace) -> str:
+    errors = [folder.read_status()["error"] for folder in trial_folders(place.path)]
     errors = [error for error in errors if error]
+    none = f"No trial in {place} finished an epoch"
     if not errors:
-        return f"No trial in {run} finished an epoch. Give it more time: `raysearch resume {run}`."
+        return f"{none}. Give it more time: `raysearch resume {place}`."
     common = max(set(errors), key=errors.count)
-    return (
-        f"No trial in {run} finished an epoch; {errors.count(common)} of {len(errors)} ended "
-        f"with: {common}"
-    )
+    return f"{none}; {errors.count(common)} of {len(errors)} ended with: {common}"
 
 
 def dry_run(prepared: Prepared) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from raysearch.data.classes import ClassError
+from raysearch.data.shards import open_shards
 from raysearch.errors import ConfigError, InputError
 from raysearch.files import atomic_folder, write_text
 from raysearch.pipeline import Limits, Prepared, prepare, resolve_data
@@ -33,15 +35,39 @@ def same_again(
         return "it has another search space"
     if description["seed"] != asked:
         return f"its seed is {description['seed']}, not {asked}"
-    if data is None and description["data_source"] != "synthetic":
-        return f"its data is {description['data']}"
-    if data is not None and str(resolve_data(data, run)) != description["data"]:  # faces or not
-        return f"its data is {description['data']}"
+    if other_data := _other_data(run, description, space, data):
+        return other_data
     was = vars(Limits(**description["limits"]))
     for name, value in vars(limits).items():
         if name != "time_budget" and value != was[name]:
             return f"it runs {_option(name, was[name])}, not {_option(name, value)}"
     return ""
+
+
+def _other_data(
+    run: Path, description: dict[str, Any], space: SearchSpace, data: str | None
+) -> str:
+    own = description["data"]
+    if data is None:
+        return "" if description["data_source"] == "synthetic" else f"its data is {own}"
+    if not Path(data).exists() and Path(own).exists():
+        return f"there is no {data} to compare with its data, {own}"
+    folder = resolve_data(data, run)  # an import of what was only touched lies elsewhere
+    same = str(folder) == own or _fingerprint(folder, space) == description["data_fingerprint"]
+    return "" if same else f"its data is {own}, and {data} holds other images"
+
+
+def _fingerprint(folder: Path, space: SearchSpace) -> str:
+    """Of the classes of ``space`` in the shards in ``folder``; "" where it lacks one."""
+    try:
+        shards = open_shards(folder, verify=False)
+        return shards.subset(space.constants.get("classes")).fingerprint
+    except ClassError:
+        return ""
+
+
+def is_data_gone(run: Path) -> bool:
+    return not Path(read_search(run)["data"]).exists()
 
 
 def _option(name: str, value: Any) -> str:
@@ -55,9 +81,10 @@ def resume(
     say: Callable[[str], None] = lambda line: None,
     **raised: Any,
 ) -> tuple[Prepared, bool]:
-    """What `execute` needs to go on with ``run``, and whether anything is left to do. Those of
-    ``raised`` (fields of `Limits`) that are not None replace the run's own from now on; a time
-    budget counts for this time alone. ``data`` is where the images are now, if they moved."""
+    """What `execute` needs to go on with ``run``, which nobody else may be working on, and whether
+    anything is left to do. Those of ``raised`` (fields of `Limits`) that are not None replace the
+    run's own from now on, in its run.yaml; a time budget counts for this time alone. ``data`` is
+    where the images are from now on, if they moved."""
     description = read_search(run)
     space = own_space(run, description)
     raised = {name: value for name, value in raised.items() if value is not None}
@@ -65,14 +92,14 @@ def resume(
     data = data or description["data"]
     prepared = prepare(space, data, limits, description["seed"], Path(data), say)
     _require_same_data(prepared, run, description)
-    lasting = {name: value for name, value in raised.items() if name != "time_budget"}
-    if lasting:
-        description["limits"] |= lasting
-        write_text(run / "run.yaml", yaml.safe_dump(description, sort_keys=False))
     statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
     more = len(statuses) < prepared.plan.trials and not is_complete(run, space)
     if more:
         check_starts(space.starts, prepared.dataset)
+    lasting = {name: value for name, value in raised.items() if name != "time_budget"}
+    now = {"data": str(prepared.data), "limits": description["limits"] | lasting}
+    if description | now != description:
+        write_text(run / "run.yaml", yaml.safe_dump(description | now, sort_keys=False))
     unfinished = any(status in ("running", "interrupted", "pending") for status in statuses)
     return prepared, unfinished or more
 

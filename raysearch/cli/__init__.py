@@ -10,7 +10,7 @@ import warnings
 
 import typer
 
-from raysearch.errors import RaysearchError
+from raysearch.errors import Interrupted, RaysearchError
 from raysearch.files import is_disk_full
 
 app = typer.Typer(
@@ -57,6 +57,9 @@ def main() -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about images that we name ourselves
     try:
         app()
+    except (KeyboardInterrupt, Interrupted) as end:
+        print(str(end) or "interrupted", file=sys.stderr)
+        sys.exit(Interrupted.exit_code)
     except RaysearchError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -67,9 +70,6 @@ def main() -> None:
     except ModuleNotFoundError as error:
         print(f"error: {_missing_package(error)}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
 
 
 def _refused(error: OSError) -> tuple[str, int]:

@@ -79,15 +79,16 @@ def tune(
         trial_timeout=seconds(trial_timeout),
     )
     if place.exists() and not dry_run:
-        place.pull()
-        other = resuming.same_again(place.path, loaded, data, limits, seed)
-        if other:
-            raise InputError(
-                f"{place} already holds a run, and {other}. Go on with that one by `raysearch "
-                f"resume {place}`, or choose another --name."
-            )
-        say(f"{place} holds this search already: going on with it")
-        _go_on(place, begin, as_json, time_budget=limits.time_budget)
+        with pipeline.working_on(place, say):
+            other = resuming.same_again(place.path, loaded, data, limits, seed)
+            if other:
+                raise InputError(
+                    f"{place} already holds a run, and {other}. Go on with that one by `raysearch "
+                    f"resume {place}`, or choose another --name."
+                )
+            say(f"{place} holds this search already: going on with it")
+            moved = data if resuming.is_data_gone(place.path) else None
+            _go_on(place, begin, as_json, data=moved, time_budget=limits.time_budget)
         return
     scratch = scratch_folder(storage, "synthetic-faces")
     prepared = pipeline.prepare(loaded, data, limits, seed, scratch, say)
@@ -95,10 +96,14 @@ def tune(
     if dry_run:
         _print_plan(pipeline.dry_run(prepared), as_json)
         return
-    runfolder.start_run(prepared, place.path, sys.argv, limits)
-    place.push()
-    say(f"run: {place}")
-    _finish(pipeline.execute(prepared, place, begin, stderr()), as_json)
+    with pipeline.working_on(place, say):
+        if place.exists():
+            raise InputError(f"{place} was begun by another command just now: choose one of them.")
+        runfolder.start_run(prepared, place.path, sys.argv, limits)
+        place.push()
+        say(f"run: {place}")
+        summary = pipeline.execute(prepared, place, begin, stderr())
+    _finish(summary, as_json)
 
 
 def resume(
@@ -119,10 +124,10 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted, raise its limits, or change its space."""
     begin = time.monotonic()
-    from raysearch import resuming
-    from raysearch.storage.runs import RunPlace, open_place
+    from raysearch import pipeline, resuming
+    from raysearch.storage.runs import RunPlace, find_place
 
-    place = open_place(run)
+    place = find_place(run)
     if new_study is not None and space is None:
         raise ConfigError("--new-study needs the changed space: --space FILE.")
     if space is not None:
@@ -135,7 +140,8 @@ def resume(
         "max_disk": size(max_disk),
         "trial_timeout": seconds(trial_timeout),
     }
-    _go_on(place, begin, as_json, data=data, **raised)
+    with pipeline.working_on(place, say):
+        _go_on(place, begin, as_json, data=data, **raised)
 
 
 def _go_on(place: Any, begin: float, as_json: bool, **raised: Any) -> None:
@@ -143,6 +149,7 @@ def _go_on(place: Any, begin: float, as_json: bool, **raised: Any) -> None:
     from raysearch.train.trial import trial_folders
 
     prepared, anything_left = resuming.resume(place.path, say=say, **raised)
+    place.push()
     if not anything_left and (place.path / "ensemble" / "ensemble.json").exists():
         ended = len(trial_folders(place.path))
         more = f" --trials N, above {ended}, adds more." if ended >= prepared.plan.trials else ""

@@ -1,6 +1,5 @@
 """One process at a time may work on a run."""
 
-import fcntl
 import json
 import os
 import secrets
@@ -12,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from raysearch.errors import RunError
+from raysearch.storage.folderlock import busy, locked_here
 from raysearch.storage.mirror import PRIVATE, Mirror
 from raysearch.storage.runs import RunPlace
 
@@ -30,27 +30,12 @@ def locked(place: RunPlace, say: Callable[[str], None] = lambda line: None) -> I
     Raises `RunError` where another one does. ``say`` gets a line where it must be waited to find
     out.
     """
-    with locked_here(place.path):
+    with locked_here(place.path, str(place)):
         if place.mirror is None:
             yield
             return
         with Lease(place.mirror, say):
             yield
-
-
-@contextmanager
-def locked_here(run: Path) -> Iterator[None]:
-    """Hold ``RUN/.lock``, which the system releases however the process ends."""
-    with open(run / PRIVATE, "a+", encoding="ascii") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RunError(_busy(f"Process {file.read().strip()}", str(run))) from None
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
-        yield
 
 
 class Lease:
@@ -74,7 +59,7 @@ class Lease:
         time.sleep(SETTLE_SECONDS)
         found = self._read()
         if not self._is_own(found):
-            raise RunError(_busy(_words(found), self.mirror.uri))
+            raise RunError(busy(_words(found), self.mirror.uri))
         self.thread.start()
         return self
 
@@ -100,14 +85,14 @@ class Lease:
             if not found:
                 return
             if found != first:
-                raise RunError(_busy(_words(found), self.mirror.uri))
+                raise RunError(busy(_words(found), self.mirror.uri))
 
     def _keep(self) -> None:
         while not self.ended.wait(RENEW_SECONDS):
             try:
                 found = self._read()
                 if not self._is_own(found):
-                    self.mirror.fence = _busy(_words(found), self.mirror.uri)
+                    self.mirror.fence = busy(_words(found), self.mirror.uri)
                     return
                 self._write()
             except RunError:  # the store cannot be reached: it is tried again
@@ -127,13 +112,6 @@ class Lease:
         except (FileNotFoundError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
-
-
-def _busy(who: str, run: str) -> str:
-    return (
-        f"{who} is working on {run}. Wait for it to end, or end it by Ctrl-C, before going on with "
-        "the run."
-    )
 
 
 def _words(holder: dict) -> str:

@@ -42,9 +42,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RAYSEARCH_CACHE") or Path(base) / "raysearch")
 
 
-def working_copy(uri: str) -> Path:
-    """Where this machine works on the run at ``uri``."""
-    return cache_folder() / "runs" / _folder_name(uri)
+def working_copy(uri: str, number: int = 0) -> Path:
+    """Where this machine works on the run at ``uri``: the search in number 0, and what is done
+    meanwhile in another."""
+    return cache_folder() / (f"runs-{number}" if number else "runs") / _folder_name(uri)
 
 
 def scratch_copy(uri: str, worker: int) -> Path:

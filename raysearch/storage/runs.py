@@ -1,5 +1,6 @@
 """The place of one run, whatever kind it is."""
 
+import itertools
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raysearch.errors import ArtifactError
+from raysearch.storage.folderlock import held_if_free
 from raysearch.storage.locations import cache_folder, is_uri, join, working_copy
 from raysearch.storage.mirror import Mirror
 
@@ -67,13 +69,23 @@ def new_place(storage: str, name: str) -> RunPlace:
     """Of the run ``name`` under ``storage``, a folder or a URI; nothing is made."""
     if not is_uri(storage):
         return RunPlace(Path(storage).resolve() / name)
-    uri = join(storage, name)
-    return RunPlace(working_copy(uri), Mirror(working_copy(uri), uri))
+    return _place(join(storage, name))
 
 
 def scratch_folder(storage: str, name: str) -> Path:
     """For what is drawn or computed once for all runs under ``storage``."""
     return (cache_folder() if is_uri(storage) else Path(storage).resolve()) / name
+
+
+def find_place(run: str) -> RunPlace:
+    """Of a run that exists, for one that goes on to lock it: nothing is read yet but that.
+
+    Raises `ArtifactError` where there is no run.
+    """
+    place = _place(run)
+    if not place.exists():
+        raise ArtifactError(f"{run} is not a run of `raysearch tune`: it holds no run.yaml.")
+    return place
 
 
 def open_place(run: str, skip: Sequence[str] = ()) -> RunPlace:
@@ -83,17 +95,40 @@ def open_place(run: str, skip: Sequence[str] = ()) -> RunPlace:
     Raises `ArtifactError` where there is no run at a URI.
     """
     if not is_uri(run):
-        return RunPlace(Path(run).resolve())
-    place = RunPlace(working_copy(run), Mirror(working_copy(run), run))
-    if not place.exists():
-        raise ArtifactError(f"{run} is not a run of `raysearch tune`: it holds no run.yaml.")
-    place.pull(skip)
-    return place
+        return _place(run)
+    with _free_copy(run, skip) as place:
+        return place
 
 
 @contextmanager
 def changed_place(run: str) -> Iterator[Path]:
     """The folder of a run; what the block changes in it is written back where the run is."""
-    place = open_place(run)
-    yield place.path
-    place.push()
+    if not is_uri(run):
+        yield _place(run).path
+        return
+    with _free_copy(run, works=True) as place:
+        yield place.path
+        place.push()
+
+
+def _place(run: str, copy: int = 0) -> RunPlace:
+    if not is_uri(run):
+        return RunPlace(Path(run).resolve())
+    folder = working_copy(run, copy)
+    return RunPlace(folder, Mirror(folder, run))
+
+
+@contextmanager
+def _free_copy(uri: str, skip: Sequence[str] = (), works: bool = False) -> Iterator[RunPlace]:
+    """A working copy that no process of this machine works in, which may have there what the store
+    has not yet; brought up to date, and held."""
+    place = find_place(uri)
+    for number in itertools.count():
+        if number:
+            place = _place(uri, number)
+        place.path.mkdir(parents=True, exist_ok=True)
+        with held_if_free(place.path, works) as free:
+            if free:
+                place.pull(skip)
+                yield place
+                return

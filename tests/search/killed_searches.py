@@ -28,12 +28,12 @@ import torch._dynamo  # likewise, with its first optimizer
 from ray.tune.search import Searcher
 
 from raysearch import files
-from raysearch.search.lock import locked_here
 from raysearch.search.searcher import StudySearcher
 from raysearch.search.study import Journal, open_study
 from raysearch.search.tuner import settle
 from raysearch.search.worker import cached_dataset, run_payload
 from raysearch.space import SearchSpace, load_space
+from raysearch.storage.folderlock import locked_here
 from raysearch.train.trial import TrialFolder
 
 CPU = torch.device("cpu")

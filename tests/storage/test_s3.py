@@ -16,7 +16,7 @@ def write(folder, files):
 
 def tree(folder):
     paths = (p for p in folder.rglob("*") if p.is_file())
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths}
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in paths if p.name != ".lock"}
 
 
 FILES = {
