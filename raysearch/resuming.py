@@ -89,10 +89,15 @@ def resume(
     space = own_space(run, description)
     raised = {name: value for name, value in raised.items() if value is not None}
     limits = replace(Limits(**description["limits"]), **raised)
+    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
+    if raised.get("trials", len(statuses)) < len(statuses):
+        raise ConfigError(
+            f"--trials is how many trials there are to be in all: at least the {len(statuses)} "
+            f"that {run} has, but got {raised['trials']}."
+        )
     data = data or description["data"]
     prepared = prepare(space, data, limits, description["seed"], Path(data), say)
     _require_same_data(prepared, run, description)
-    statuses = [folder.read_status()["status"] for folder in trial_folders(run)]
     more = len(statuses) < prepared.plan.trials and not is_complete(run, space)
     if more:
         check_starts(space.starts, prepared.dataset)

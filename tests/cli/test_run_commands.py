@@ -9,11 +9,12 @@ import yaml
 from raysearch import pipeline, runfolder
 from raysearch.data.synthetic import synthesize
 from raysearch.ensemble.build import open_data
-from raysearch.errors import InputError, RunError
+from raysearch.errors import ConfigError, InputError, RunError
 from raysearch.search.capacity import Capacity, Machine
 from raysearch.space import load_space
 from raysearch.storage.folderlock import locked_here
 from raysearch.storage.runs import RunPlace, new_place, open_place
+from raysearch.train.trial import TrialFolder
 
 SPACE = "search: {trials: 2, epochs: 1}\ntrain:\n  model: {name: mlp, hidden: [8]}\n  lr: 0.1\n"
 HERE = Capacity((Machine(2, 0),), 1)
@@ -79,6 +80,17 @@ def test_raised_limits_are_known_wherever_the_run_is_looked_at(run_command, plac
     assert description(place)["limits"]["trials"] == 5
     assert description(place)["limits"]["max_disk"] == 10**9
     assert len(searches) == 2
+
+
+def test_fewer_trials_than_the_run_has_are_refused_and_not_remembered(run_command, place, searches):
+    for number in range(3):
+        TrialFolder(place.path / "trials" / f"{number:04d}").write_status("completed", 1)
+    place.push()
+    with pytest.raises(ConfigError, match="at least the 3 that .* has, but got 1"):
+        run_command("resume", place, "--trials", 1)
+    assert description(place)["limits"]["trials"] == 2
+    run_command("resume", place, "--trials", 4, "--json")
+    assert description(place)["limits"]["trials"] == 4 and len(searches) == 1
 
 
 def test_run_that_another_process_works_on_stays_as_it_is(run_command, place, shards, searches):
