@@ -175,7 +175,8 @@ class StudySearcher(Searcher):
         return min(self.epochs, int(left / paces[len(paces) // 2]))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.epoch_seconds[trial_id] = result["seconds"]
+        if "status" not in result and result["seconds"] > 0:  # else no epoch was trained
+            self.epoch_seconds[trial_id] = result["seconds"]
         self._report(self.running[trial_id], result)
 
     def _learn(self, attributes: dict[str, Any]) -> None:
