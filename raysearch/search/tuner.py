@@ -94,7 +94,7 @@ def run_search(
         epochs=plan.epochs,
         seed=seed,
         deadline=deadline,
-        outcome=functools.partial(outcome, run) if two else None,
+        outcome=functools.partial(outcome, run, fetch) if two else None,
         saved=send.send_study,
         packing=make_packing(plan, shards),
         population=population,
@@ -187,8 +187,10 @@ def settle(run: Path, study: optuna.Study) -> None:
             folder.write_status(status, written["epochs"], error)
 
 
-def outcome(run: Path, number: int) -> list[float]:
-    """Lowest validation log loss and number of parameters of a trial."""
+def outcome(run: Path, fetch: Fetch, number: int) -> list[float]:
+    """Lowest validation log loss and number of parameters of a trial. Tune asks the searcher, which
+    asks for them, before it tells callbacks that the trial ended."""
+    fetch.fetch(number)
     folder = TrialFolder(run / trial_name(number))
     losses = [row[METRIC] for row in read_metrics(folder.metrics)]
     return [min(losses), float(folder.read_record().parameters)]
