@@ -55,13 +55,13 @@ class Progress(tune.Callback):
             self.live.stop()
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
-        number = trial.config["trial"]
-        row = self.rows.setdefault(number, {"epoch": 0, "loss": None, "accuracy": None})
-        row |= {
-            "state": "running",
-            "model": trial.config["train"]["model"]["name"],
-            "epochs": trial.config["train"]["epochs"],
-        }
+        self._row(trial)["state"] = "running"
+
+    def _row(self, trial: Any) -> dict[str, Any]:
+        train = trial.config["train"]
+        about = {"model": train["model"]["name"], "epochs": train["epochs"]}
+        row = {"epoch": 0, "loss": None, "accuracy": None} | about
+        return self.rows.setdefault(trial.config["trial"], row)
 
     def on_trial_result(
         self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **_: Any
@@ -83,7 +83,7 @@ class Progress(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
         number = trial.config["trial"]
         state, error = self.failures.ends[number]
-        self.rows[number]["state"] = state
+        self._row(trial)["state"] = state  # also of one whose process never started
         self.write_status(number, error)
         self.ensemble.trial_ended(self._folder(number))
         if not self.live:

@@ -43,6 +43,10 @@ class Retention(tune.Callback):
         return {}
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
+        if trial.last_result.get("status") != "interrupted":  # which is gone on with
+            self.on_trial_error(iteration, trials, trial)
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **_: Any) -> None:
         # Looking at every trial after every trial would be what a long search does most.
         if self.holding is None:
             keep_best(self.place, self.shards, self.keep)
@@ -52,8 +56,6 @@ class Retention(tune.Callback):
         self.place.remove(folder.checkpoint)
         self.holding = [f for f in (*self.holding, folder) if f.best.is_dir()]
         _keep_best_of(self.holding, self.place, self.shards, self.keep)
-
-    on_trial_error = on_trial_complete
 
     def on_step_end(self, iteration: int, trials: list, **_: Any) -> None:
         begin = time.monotonic()

@@ -22,7 +22,7 @@ from raysearch.config import TrainConfig
 from raysearch.errors import ConfigError
 from raysearch.search.packing import Packing
 from raysearch.search.population import Population
-from raysearch.search.study import make_sampler, suggest_value
+from raysearch.search.study import PRUNED_AFTER, make_sampler, suggest_value
 from raysearch.space import SearchSpace
 from raysearch.train.memory import MemoryUse
 from raysearch.train.seeding import seed_of_32_bits
@@ -87,7 +87,7 @@ class StudySearcher(Searcher):
             if "train" in frozen.user_attrs:
                 self.running[trial_id] = optuna.Trial(self.study, frozen._trial_id)
                 config = TrainConfig.model_validate(frozen.user_attrs["train"])
-                # The last one is told once more: what was decided on it may not be written.
+                # The last one is told once more: that it was the last may not be written.
                 first = frozen.user_attrs.get("fork", {"epoch": 0})["epoch"] + 1
                 told = max(frozen.intermediate_values, default=first) - 1
                 return self._payload(trial_id, frozen, config, told)
@@ -175,7 +175,8 @@ class StudySearcher(Searcher):
         return min(self.epochs, int(left / paces[len(paces) // 2]))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self.epoch_seconds[trial_id] = result["seconds"]
+        if "status" not in result and result["seconds"] > 0:  # else no epoch was trained
+            self.epoch_seconds[trial_id] = result["seconds"]
         self._report(self.running[trial_id], result)
 
     def _learn(self, attributes: dict[str, Any]) -> None:
@@ -209,12 +210,15 @@ class StudySearcher(Searcher):
         if error or not result or "status" in result:
             self.study.tell(trial, state=TrialState.FAIL)
             return
+        epoch, finished = int(result["epoch"]), int(result["epoch"]) >= int(result["epochs"])
+        if not finished:
+            # Before its last value: a trial whose last value stands alone was to go on.
+            trial.set_user_attr(PRUNED_AFTER, [epoch, float(result[METRIC])])
         self._report(trial, result)
         if self.outcome:
             self.study.tell(trial, self.outcome(trial.number))
-            return
-        values = self.study._storage.get_trial(trial._trial_id).intermediate_values
-        if int(result["epoch"]) >= int(result["epochs"]):
+        elif finished:
+            values = self.study._storage.get_trial(trial._trial_id).intermediate_values
             self.study.tell(trial, min(values.values()))
         else:
             self.study.tell(trial, state=TrialState.PRUNED)

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import math
 import os
 import warnings
 from importlib.util import find_spec
@@ -11,12 +12,15 @@ from typing import IO, Any
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from raysearch.config import TrainConfig
 from raysearch.errors import ArtifactError, ConfigError
 from raysearch.space import Dimension, SearchSpace
 
 STUDY_NAME = "raysearch"
+PRUNED_AFTER = "pruned_after"
+"""Attribute of a trial that the scheduler stopped: its last epoch, and its loss after that."""
 
 
 def open_study(journal: Path, objectives: int = 1) -> optuna.Study:
@@ -100,6 +104,29 @@ class FileLock:
 
     def release(self) -> None:
         self._held.close()
+
+
+def finish_pruning(study: optuna.Study) -> None:
+    """End the trials that were being pruned as the search was killed: judged again later, by more
+    trials, they might go on."""
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if PRUNED_AFTER not in frozen.user_attrs:
+            continue
+        epoch, loss = frozen.user_attrs[PRUNED_AFTER]
+        trial = optuna.Trial(study, frozen._trial_id)
+        if math.isfinite(loss) and epoch not in frozen.intermediate_values:
+            trial.report(loss, epoch)
+        study.tell(trial, state=TrialState.PRUNED)
+
+
+def losses_by_trial(study: optuna.Study) -> dict[int, dict[int, float]]:
+    """Validation log loss by epoch of every trial of this search that has reported one, failed ones
+    too, by its number; not of imported ones, whose search was another."""
+    return {
+        trial.number: trial.intermediate_values
+        for trial in study.get_trials(deepcopy=False)
+        if trial.intermediate_values and "imported" not in trial.user_attrs
+    }
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:

@@ -33,7 +33,7 @@ from raysearch.search.retention import Retention, keep_best
 from raysearch.search.schedulers import make_scheduler
 from raysearch.search.searcher import METRIC, StudySearcher
 from raysearch.search.shipping import ShippedShards
-from raysearch.search.study import open_study
+from raysearch.search.study import finish_pruning, losses_by_trial, open_study
 from raysearch.search.train_executor import TrainTrial
 from raysearch.search.worker import train_inline
 from raysearch.space import SearchSpace
@@ -94,7 +94,7 @@ def run_search(
         epochs=plan.epochs,
         seed=seed,
         deadline=deadline,
-        outcome=functools.partial(outcome, run) if two else None,
+        outcome=functools.partial(outcome, run, fetch) if two else None,
         saved=send.send_study,
         packing=make_packing(plan, shards),
         population=population,
@@ -121,7 +121,9 @@ def run_search(
                 trainable,
                 tune_config=tune.TuneConfig(
                     search_alg=searcher,
-                    scheduler=make_scheduler(space, plan.epochs, population),
+                    scheduler=make_scheduler(
+                        space, plan.epochs, population, losses_by_trial(study)
+                    ),
                     num_samples=-1,
                     max_concurrent_trials=plan.concurrent,
                     reuse_actors=True,
@@ -173,8 +175,9 @@ def make_staging(run: Path) -> str:
 
 
 def settle(run: Path, study: optuna.Study) -> None:
-    """Write the status of trials whose end is in the study and not yet in their folder, because
-    the search was killed in between."""
+    """Finish the end of trials that a kill cut short: in the study, and their status where that is
+    not yet in their folder."""
+    finish_pruning(study)
     for trial in study.get_trials(deepcopy=False, states=tuple(ENDS)):
         folder = TrialFolder(run / trial_name(trial.number))
         written = folder.read_status()
@@ -184,8 +187,10 @@ def settle(run: Path, study: optuna.Study) -> None:
             folder.write_status(status, written["epochs"], error)
 
 
-def outcome(run: Path, number: int) -> list[float]:
-    """Lowest validation log loss and number of parameters of a trial."""
+def outcome(run: Path, fetch: Fetch, number: int) -> list[float]:
+    """Lowest validation log loss and number of parameters of a trial. Tune asks the searcher, which
+    asks for them, before it tells callbacks that the trial ended."""
+    fetch.fetch(number)
     folder = TrialFolder(run / trial_name(number))
     losses = [row[METRIC] for row in read_metrics(folder.metrics)]
     return [min(losses), float(folder.read_record().parameters)]

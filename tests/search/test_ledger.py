@@ -135,3 +135,25 @@ def test_disk_is_waited_for_twice_a_trial_however_many_values_it_has(
         written = (tmp_path / "study.log").read_bytes()
         assert written.startswith(text) and written.endswith(b"\n")
         assert len(open_study(tmp_path / "study.log").trials[number].intermediate_values) == 9
+
+
+def test_trial_that_was_being_pruned_as_the_search_was_killed_is_pruned(tmp_path, write_space):
+    """Wherever the kill was: judged again, by more trials, it might go on."""
+    journal = tmp_path / "study.log"
+    searcher = StudySearcher(open_study(journal), write_space(), trials=1, epochs=9, seed=0)
+    searcher.suggest("a")
+    rows = [row | {"epochs": 9} for row in curve(0)]
+    searcher.on_trial_result("a", rows[0])
+    before = len(journal.read_bytes().splitlines())
+    searcher.on_trial_complete("a", rows[1])
+    lines = journal.read_bytes().splitlines(keepends=True)
+    (expected,) = [told(trial) for trial in open_study(journal).trials]
+    assert expected[0] == TrialState.PRUNED and expected[3].keys() == {1, 2}
+    assert len(lines) == before + 3
+    for count in range(before + 1, len(lines)):
+        journal.write_bytes(b"".join(lines[:count]))
+        folder = TrialFolder(tmp_path / "trials" / "0000")
+        folder.write_status("running", 2)
+        settle(tmp_path, open_study(journal))
+        assert [told(trial) for trial in open_study(journal).trials] == [expected]
+        assert folder.read_status()["status"] == "pruned"

@@ -51,6 +51,12 @@ def holding(run: Path) -> set[int]:
     return {int(f.path.name) for f in trial_folders(run) if f.best.exists()}
 
 
+def ended(number: int, status: str) -> SimpleNamespace:
+    """A trial as Tune hands it to callbacks."""
+    result = {} if status == "completed" else {"status": status}
+    return SimpleNamespace(config={"trial": number}, last_result=result)
+
+
 def test_members_of_the_ensemble_come_first_and_the_worst_trials_last(run):
     members, others = useful_first(run, open_data(run), trial_folders(run))
     order = [int(folder.path.name) for folder in members + others]
@@ -71,12 +77,12 @@ def test_weights_stay_of_as_many_trials_as_told_and_probabilities_of_all(run):
 def test_trials_that_end_one_by_one_are_looked_at_one_by_one(run, monkeypatch):
     for folder in trial_folders(run)[1:]:
         folder.write_status("running", 3)
-    looks, ended = [], retention._ended
-    monkeypatch.setattr(retention, "_ended", lambda run: looks.append(run) or ended(run))
+    looks, look = [], retention._ended
+    monkeypatch.setattr(retention, "_ended", lambda run: looks.append(run) or look(run))
     callback = Retention(RunPlace(run), open_data(run), 2, None)
     for number, folder in enumerate(trial_folders(run)):
         folder.write_status("completed", 3)
-        callback.on_trial_complete(0, [], SimpleNamespace(config={"trial": number}))
+        callback.on_trial_complete(0, [], ended(number, "completed"))
     assert len(looks) <= 3  # after the first, however many follow
     assert len(holding(run)) <= 3  # one more than allowed, until the search ends
     keep_best(RunPlace(run), open_data(run), 2)
@@ -108,6 +114,22 @@ def test_trials_that_run_or_were_interrupted_keep_all_they_have(run):
     assert holding(run) >= {0, 2} and len(holding(run)) == 3
     left = {int(f.path.name) for f in trial_folders(run) if f.checkpoint.exists()}
     assert left == {0, 2}
+
+
+@pytest.mark.parametrize("before", [0, 1, 3])
+def test_trial_that_a_full_disk_interrupted_keeps_all_it_has(run, before):
+    """Whether it is the first of which the search hears an end or not. Its own last word of it may
+    have found no room."""
+    callback, folders = Retention(RunPlace(run), open_data(run), 1, None), trial_folders(run)
+    for folder in folders[before:]:
+        folder.write_status("running", 2)
+    for number in range(before):
+        callback.on_trial_complete(0, [], ended(number, "completed"))
+    for number in range(before, 6):
+        callback.on_trial_complete(0, [], ended(number, "interrupted"))
+    kept = {int(f.path.name) for f in folders if f.checkpoint.exists()}
+    assert kept == set(range(before, 6))
+    assert holding(run) >= kept
 
 
 def test_nothing_goes_while_the_run_fits(run):

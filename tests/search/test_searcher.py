@@ -152,3 +152,17 @@ def test_trial_that_a_full_disk_interrupted_is_handed_out_again(tmp_path, write_
     assert states(searcher) == [TrialState.RUNNING]
     again = make(tmp_path, write_space()).suggest("b")
     assert again == first
+
+
+def test_pace_is_that_of_epochs_and_not_of_trials_that_failed_before_one(tmp_path, write_space):
+    searcher = make(tmp_path, write_space(), epochs=10, deadline=time.monotonic() + 100)
+    failed = epoch(0, math.inf, epochs=10, status="out_of_memory") | {"seconds": 0.0}
+    for trial_id in ("a", "b"):
+        searcher.suggest(trial_id)
+        searcher.on_trial_result(trial_id, failed)
+        searcher.on_trial_complete(trial_id, failed)
+    assert searcher.suggest("c")["train"]["epochs"] == 10  # nothing is known of the pace yet
+    searcher.on_trial_result("c", epoch(1, 1.0, epochs=10))
+    searcher.on_trial_result("c", epoch(1, 1.0, epochs=10, status="diverged") | {"seconds": 0.1})
+    searcher.deadline = time.monotonic() + 7.5
+    assert searcher.suggest("d")["train"]["epochs"] == 7
