@@ -36,7 +36,7 @@ from raysearch.train.distributed import Workers
 from raysearch.train.epoch import Diverged, EpochEnd
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.mixing import mix
-from raysearch.train.optim import MovingAverage, make_optimizer
+from raysearch.train.optim import MovingAverage, load_optimizer_state, make_optimizer
 from raysearch.train.penalty import Penalty
 from raysearch.train.schedule import learning_rate, stands_still
 from raysearch.train.seeding import mixed_seed, seeded
@@ -298,6 +298,6 @@ class Training:
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])
         self.average.updates = state["average_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.epoch = state["epoch"]
         self.losses = list(state["losses"])

@@ -74,6 +74,14 @@ def muon() -> type[torch.optim.Optimizer]:
     return found
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore what ``optimizer`` remembers of each parameter; its learning rates, decays and other
+    settings stay its own, which a run that goes on from another one's state has anew."""
+    groups = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    own = [{**group, "params": theirs["params"]} for group, theirs in groups]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+
+
 class MovingAverage:
     """Exponential moving average of a network's parameters and float buffers; frozen ones, which
     never move, are left alone.
