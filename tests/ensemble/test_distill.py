@@ -65,6 +65,11 @@ def test_an_ensemble_becomes_one_network_with_scores_of_its_own(run, tmp_path):
     assert "asking the ensemble" not in again.output
     with pytest.raises(ArtifactError, match="made by `raysearch distill`"):
         resume(out)
+    before = (out / "ensemble" / "SHA256SUMS").read_bytes()
+    with pytest.raises(ConfigError, match="--refit trains without a teacher, but .*student was"):
+        build_ensemble(out, refit=True)
+    assert not (out / "refit").exists()
+    assert (out / "ensemble" / "SHA256SUMS").read_bytes() == before
     write_report(out)
 
 
