@@ -113,7 +113,7 @@ class Training:
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
-        with seeded(config.seed, 0, 0):
+        with seeded(config.seed, 0, 0, device=device):
             network = build_model(
                 config.model, dataset.shape[0], len(dataset.classes), config.image_size
             )
@@ -148,7 +148,7 @@ class Training:
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
         begin = time.perf_counter()
-        with seeded(self.config.seed, epoch, self.workers.rank):
+        with seeded(self.config.seed, epoch, self.workers.rank, device=self.device):
             loss, accuracy, images = self._train(epoch)
         train_seconds = time.perf_counter() - begin
         renew_statistics(self, self.average.network)
