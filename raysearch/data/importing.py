@@ -206,15 +206,24 @@ def _choose_shape(
     headers = [header for reader in readers for header in reader.survey()]
     if channels is None:
         channels = 1 if all(header.gray for header in headers) else 3
+    remedy = " (choose another size with --image-size)" if image_size is None else ""
     if image_size is None and headers:
         sides = [min(header.width, header.height) for header in headers]
         image_size = min(LARGEST_DEFAULT_SIDE, round(median(sides)))
-        if len({header[:2] for header in headers}) > 1 or max(sides) > LARGEST_DEFAULT_SIDE:
-            readers[0].notes.append(
-                f"The images are of several sizes: all become {image_size}x{image_size} pixels "
-                "(choose another with --image-size)."
-            )
+    if note := _reshaping({header[:2] for header in headers}, image_size, remedy):
+        readers[0].notes.append(note)
     return (channels, image_size or 48, image_size or 48)
+
+
+def _reshaping(sizes: set[tuple[int, int]], side: int | None, remedy: str) -> str:
+    """What becomes of images of these widths and heights, or "" where they stay as they are."""
+    if sizes <= {(side, side)}:
+        return ""
+    one = next(iter(sizes))
+    are = "of several sizes" if len(sizes) > 1 else f"{one[0]}x{one[1]} pixels"
+    oblong = any(width != height for width, height in sizes)
+    cut = "what is not square is cut about its centre, and " if oblong else ""
+    return f"The images are {are}: {cut}all become {side}x{side} pixels{remedy}."
 
 
 def _open_readers(sources: Sequence[str]) -> list[tuple[str, Reader]]:

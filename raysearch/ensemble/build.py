@@ -20,7 +20,7 @@ from raysearch.ensemble.front import budgeted_ensembles, pareto_front
 from raysearch.ensemble.library import Library, load_library
 from raysearch.ensemble.manifest import Manifest
 from raysearch.ensemble.member import Member
-from raysearch.errors import ArtifactError
+from raysearch.errors import ArtifactError, ConfigError
 from raysearch.models.views import MIRRORED, SHIFTED
 from raysearch.train.trial import trial_folders
 
@@ -54,8 +54,8 @@ def build_ensemble(
     With ``refit`` its members are trained again, on train and validation (`ensemble.refit`).
 
     Raises `ArtifactError` where ``run`` is no run, holds no usable candidate or none that fits
-    ``budget``, `DataError` where its data are gone or damaged, `RunError` where the export does
-    not reproduce the selection.
+    ``budget``, `ConfigError` where a student is to be refitted, `DataError` where its data are gone
+    or damaged, `RunError` where the export does not reproduce the selection.
     """
     begin = time.monotonic()
     progress = on_progress or (lambda line: None)
@@ -63,6 +63,12 @@ def build_ensemble(
     run = Path(run)
     out = Path(out) if out is not None else run / "ensemble"
     options = {"objective": objective, "steps": steps, "max_members": max_members}
+    teacher = _description(run).get("teacher")
+    if refit and teacher is not None:
+        raise ConfigError(
+            f"--refit trains without a teacher, but {run} was made by `raysearch distill`: what "
+            "came out would have learned from labels alone. Leave out --refit."
+        )
     shards = open_data(run)
     library = _usable_library(run, shards, SHIFTED if shifts else MIRRORED, progress)
     library, networks = _affordable(run, library, budget, progress)
@@ -83,7 +89,6 @@ def build_ensemble(
     report = describe(library, ensemble, nested, costs, front, out)
     refitted = _refit(run, library, ensemble, shards, progress) if refit else None
     progress(f"exporting {len(report.members)} members and checking the export")
-    teacher = _description(run).get("teacher")
     manifest = _export(library, ensemble, report, shards, refitted, teacher)
     if refitted:
         report = replace(report, refit=refitted.account)

@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 
 from raysearch.config import TrainConfig
+from raysearch.data.dataset import load_dataset
 from raysearch.data.shards import Split, open_shards
 from raysearch.ensemble.account import EnsembleReport
 from raysearch.ensemble.artifact import Artifact, load_artifact
@@ -29,9 +30,12 @@ from raysearch.files import sha256_of, write_json, write_text
 from raysearch.probabilities import Probabilities, read_probabilities, write_probabilities
 from raysearch.report.runfiles import ENSEMBLE_REPORT
 from raysearch.runfolder import git_commit, hardware, is_run, read_run, versions
+from raysearch.train.distributed import Workers
+from raysearch.train.loop import Training
 from raysearch.train.single import train_one
+from raysearch.train.start import fit_start, is_configuration, read_start
 from raysearch.train.teaching import Teacher
-from raysearch.train.trial import TrialRecord
+from raysearch.train.trial import TrialFolder, TrialRecord
 
 _CHUNK = 4096
 
@@ -53,8 +57,8 @@ def prepare(
     """The lesson of the ensemble in ``source``, an artifact or a run with one.
 
     ``data`` is the run's where left out, ``train`` the configuration of the heaviest member,
-    ``epochs`` that configuration's. Raises `ConfigError` or `ArtifactError` where there is nothing
-    to learn from, or nothing honest could be measured of what was learned.
+    ``epochs`` that configuration's. Raises `ConfigError`, `ArtifactError` or `DataError` where
+    there is nothing to learn from, or nothing honest could be measured of what was learned.
     """
     artifact = load_artifact(source / "ensemble" if is_run(source) else source)
     manifest = artifact.manifest
@@ -76,7 +80,11 @@ def prepare(
             f"The student's classes are {', '.join(train.classes)}, but its teacher's "
             f"{', '.join(artifact.classes)}: leave out `classes`."
         )
-    changes = {"classes": artifact.classes, "epochs": epochs or train.epochs}
+    # All of the data's classes need no choice, which would need images of each in both splits.
+    chosen = (
+        None if open_shards(data, verify=False).classes == artifact.classes else artifact.classes
+    )
+    changes = {"classes": chosen, "epochs": epochs or train.epochs}
     return Lesson(artifact, data.resolve(), train.model_copy(update=changes))
 
 
@@ -87,7 +95,8 @@ def distill(
     ``OUT/ensemble``; returns its account and what is known of the teacher.
 
     Raises `InputError` where ``out`` holds something else, `DataError` where the data are not for
-    this ensemble, `RunError` where the training fails.
+    this ensemble, `ConfigError` where the student cannot be trained so, `RunError` where the
+    training fails.
     """
 
     def progress(line: str) -> None:
@@ -95,10 +104,13 @@ def distill(
 
     shards = known_part(open_shards(lesson.data), lesson.artifact.classes)
     about = teacher_account(lesson)
+    student = out / "trials" / "0000"
+    if not TrialFolder(student).metrics.exists():
+        _check(lesson, device)
     _begin(out, lesson, shards.fingerprint, about)
     probs_NK = _teacher_probs(lesson.artifact, shards.split("train"), out, progress)
     teacher = Teacher(torch.from_numpy(probs_NK).to(device), lesson.temperature, lesson.share)
-    train_one(lesson.train, lesson.data, out / "trials" / "0000", device, console, teacher=teacher)
+    train_one(lesson.train, lesson.data, student, device, console, teacher=teacher)
     report = build_ensemble(out, max_members=1, on_progress=progress)
     write_json(out / ENSEMBLE_REPORT, report.to_json())
     return report, about
@@ -119,6 +131,15 @@ def teacher_account(lesson: Lesson) -> dict[str, Any]:
         "temperature": lesson.temperature,
         "share": lesson.share,
     }
+
+
+def _check(lesson: Lesson, device: torch.device) -> None:
+    """Raise what training would, before the ensemble is asked about every training image."""
+    train = lesson.train
+    dataset = load_dataset(lesson.data, classes=train.classes, images_on="host")
+    training = Training(train, dataset, device, Workers())
+    if not is_configuration(train.init_from) and (start := read_start(train)):
+        fit_start(start, train, dataset.shape[0], dataset.classes, training.network)
 
 
 def _begin(out: Path, lesson: Lesson, fingerprint: str, about: dict[str, Any]) -> None:

@@ -104,11 +104,18 @@ def frozen_tensors(network: nn.Module) -> set[str]:
 
 
 def _frozen_modules(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The outermost modules of whose parameters none learns."""
+    """The outermost modules of whose parameters none learns; of a sequence also those without
+    parameters that come before a frozen one, such as dropout between two frozen layers."""
+    leading = isinstance(module, nn.Sequential)
+    passed: list[tuple[str, nn.Module]] = []
     for name, child in module.named_children():
         path = f"{prefix}.{name}" if prefix else name
         parameters = list(child.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
-            yield path, child
-        else:
-            yield from _frozen_modules(child, path)
+        if not parameters:
+            passed += [(path, child)] if leading else []
+            continue
+        learns = any(p.requires_grad for p in parameters)
+        frozen = list(_frozen_modules(child, path)) if learns else [(path, child)]
+        yield from (passed if frozen else [])
+        yield from frozen
+        passed, leading = [], leading and not learns

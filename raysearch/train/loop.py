@@ -36,7 +36,7 @@ from raysearch.train.distributed import Workers
 from raysearch.train.epoch import Diverged, EpochEnd
 from raysearch.train.evaluate import predict_probs
 from raysearch.train.mixing import mix
-from raysearch.train.optim import MovingAverage, make_optimizer
+from raysearch.train.optim import MovingAverage, load_optimizer_state, make_optimizer
 from raysearch.train.penalty import Penalty
 from raysearch.train.schedule import learning_rate, stands_still
 from raysearch.train.seeding import mixed_seed, seeded
@@ -113,7 +113,7 @@ class Training:
         self.preprocess = Preprocess(
             config.normalize, config.image_size, list(dataset.mean), list(dataset.std)
         ).to(device)
-        with seeded(config.seed, 0, 0):
+        with seeded(config.seed, 0, 0, device=device):
             network = build_model(
                 config.model, dataset.shape[0], len(dataset.classes), config.image_size
             )
@@ -148,7 +148,7 @@ class Training:
     def run_epoch(self) -> EpochEnd:
         epoch = self.epoch + 1
         begin = time.perf_counter()
-        with seeded(self.config.seed, epoch, self.workers.rank):
+        with seeded(self.config.seed, epoch, self.workers.rank, device=self.device):
             loss, accuracy, images = self._train(epoch)
         train_seconds = time.perf_counter() - begin
         renew_statistics(self, self.average.network)
@@ -298,6 +298,6 @@ class Training:
         self.network.load_state_dict(state["network"])
         self.average.network.load_state_dict(state["average"])
         self.average.updates = state["average_updates"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer_state(self.optimizer, state["optimizer"])
         self.epoch = state["epoch"]
         self.losses = list(state["losses"])

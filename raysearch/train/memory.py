@@ -84,7 +84,7 @@ def measure_step(
     draws = torch.Generator(device).manual_seed(0)
     rows = torch.arange(min(images, len(dataset.train)))
     batch = dataset.train.images_NCHW[rows].to(device), dataset.train.labels_N[rows].to(device)
-    with seeded(config.seed):
+    with seeded(config.seed, device=device):
         training._step(*batch, draws)  # makes the optimizer's state
         fixed = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)

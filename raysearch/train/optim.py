@@ -74,9 +74,17 @@ def muon() -> type[torch.optim.Optimizer]:
     return found
 
 
+def load_optimizer_state(optimizer: torch.optim.Optimizer, saved: dict[str, Any]) -> None:
+    """Restore what ``optimizer`` remembers of each parameter; its learning rates, decays and other
+    settings stay its own, which a run that goes on from another one's state has anew."""
+    groups = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    own = [{**group, "params": theirs["params"]} for group, theirs in groups]
+    optimizer.load_state_dict({"state": saved["state"], "param_groups": own})
+
+
 class MovingAverage:
     """Exponential moving average of a network's parameters and float buffers; frozen ones, which
-    never move, are left alone.
+    never move, are left alone, as are constants, which no checkpoint holds and may be infinite.
 
     The horizon is given in epochs, so that it means the same at any batch size. Early on the
     average is a short one (decay at most ``(1 + t) / (10 + t)``), so that it is of use from
@@ -85,8 +93,8 @@ class MovingAverage:
 
     def __init__(self, network: nn.Module, horizon_steps: float):
         self.decay = math.exp(-1 / horizon_steps) if horizon_steps > 0 else 0.0
-        frozen = frozen_tensors(network)
-        self.moves = [name not in frozen for name in _tensors(network)]
+        moving = network.state_dict().keys() - frozen_tensors(network)
+        self.moves = [name in moving for name in _tensors(network)]
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         self.updates = 0
 

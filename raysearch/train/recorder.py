@@ -16,6 +16,7 @@ from raysearch.train.checkpoint import save_state, save_weights
 from raysearch.train.curve import METRICS, read_metrics, write_metrics
 from raysearch.train.distributed import Workers
 from raysearch.train.epoch import EpochEnd
+from raysearch.train.schedule import stands_still
 from raysearch.train.trial import (
     Execution,
     Fork,
@@ -151,8 +152,10 @@ class Recorder:
         )
 
     def early_end(self, patience: int) -> str:
-        """Why a run that is over has fewer epochs than planned, or ""."""
-        if not self.rows or self.rows[-1]["epoch"] >= self.epochs:
+        """Why a run that is over has fewer epochs than planned, or "" where it is not
+        ``early_stopping`` that ended it."""
+        losses = [row["validation_log_loss"] for row in self.rows]
+        if not stands_still(losses, patience) or self.rows[-1]["epoch"] >= self.epochs:
             return ""
         best = min(self.rows, key=lambda row: row["validation_log_loss"])
         return (

@@ -6,12 +6,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+_CPU = torch.device("cpu")
+
 
 @contextmanager
-def seeded(*parts: int) -> Iterator[None]:
-    """Seed torch's global generators for a block and restore them after it: initialization and
-    dropout can draw from nothing else."""
-    with torch.random.fork_rng():
+def seeded(*parts: int, device: torch.device = _CPU) -> Iterator[None]:
+    """Seed torch's global generators for a block and restore those of the CPU and of ``device``
+    after it: initialization and dropout can draw from nothing else."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(mixed_seed(*parts))
         yield
 

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 from raysearch.config import TrainConfig
-from raysearch.configfile import load_train_config
+from raysearch.configfile import classes_located, load_train_config
 from raysearch.data.dataset import Dataset, load_dataset
 from raysearch.errors import ConfigError, RunError
 from raysearch.models.registry import check_model
@@ -17,6 +17,7 @@ from raysearch.train.runner import run_trial
 from raysearch.train.start import POINTLESS, fit_start, is_configuration, is_pointless
 from raysearch.train.teaching import Teacher
 from raysearch.train.trial import Fork, TrialFolder
+from raysearch.yamlfile import load_yaml
 
 
 def train_one(
@@ -98,7 +99,8 @@ def _train_first(
         untrained = Weights(networks[0].state_dict(), config.init_from, "")
         fit_start(untrained, config, channels, dataset.classes, networks[1])
         console.print(f"first {config.init_from}, into {folder}", highlight=False)
-        train_one(first, data, folder, device, console)
+        with classes_located(load_yaml(config.init_from)):
+            train_one(first, data, folder, device, console)
         console.print(f"now {files.path}", highlight=False)
     return config.model_copy(update={"init_from": str(folder)})
 

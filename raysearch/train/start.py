@@ -29,6 +29,7 @@ from raysearch.models.weights import Weights, compare, read_weights
 from raysearch.train.trial import TrialFolder, trial_folders
 
 _KINDS = "a run's folder, a trial's, an exported ensemble or a configuration file"
+_UNSEEN = "init_from takes weights that have not learned from validation images"
 
 POINTLESS = (
     "warning: freeze_depth without pretrained or init_from keeps the first layers as they were "
@@ -174,6 +175,12 @@ def _trial(files: TrialFolder) -> _Found:
     file = files.best / "model.safetensors"
     if not file.exists():
         raise ConfigError(f"{files.path} has no weights to carry over: {file} is missing.")
+    if not files.metrics.exists():  # nothing was left to validate on
+        raise ConfigError(
+            f"{_UNSEEN}, but {files.path} has no {files.metrics.name}, as what "
+            "`raysearch ensemble RUN --refit` trains on train and validation. Name the trial in "
+            "RUN/trials that it was made from."
+        )
     try:
         return _Found(file, files.read_record().classes)
     except InputError as error:
@@ -203,6 +210,12 @@ def _member(folder: Path, trial: str) -> _Found:
         artifact = load_artifact(folder)
     except InputError as error:
         raise ConfigError(str(error)) from None
+    if artifact.manifest.refitted:
+        raise ConfigError(
+            f"{_UNSEEN}, but the ensemble in {folder} was trained on train and validation "
+            "(`raysearch ensemble RUN --refit`). Name its run, or make the ensemble again without "
+            "--refit."
+        )
     members = [
         m for m in artifact.manifest.members if trial in ("", str(m.trial), f"{m.trial:04d}")
     ]

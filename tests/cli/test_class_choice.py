@@ -105,6 +105,13 @@ def test_fault_that_the_data_brings_out_is_named_where_it_stands(
     assert str(error).startswith(f"{tmp_path}/{place}{message}")
 
 
+def test_fault_of_a_first_stage_is_named_in_its_own_file(tmp_path, data):
+    (tmp_path / "one.yaml").write_text(f"{CONFIG}classes: [sad, neutral]\n")
+    error = train(tmp_path, data, CONFIG + "init_from: one.yaml\nclasses: [happy, sad]\n").exception
+    assert isinstance(error, ConfigError)
+    assert str(error).startswith(f"{tmp_path}/one.yaml:6:16: classes: 'neutral' has no image in")
+
+
 def test_fault_of_a_shipped_configuration_is_named_in_its_file(tmp_path, data, run_command):
     """Its classes are happy, sad and neutral."""
     with pytest.raises(ConfigError, match=r"_3_classes.yaml:\d+:\d+: .*'neutral' has no"):

@@ -152,6 +152,32 @@ def test_rgb_folders_of_mixed_sizes_become_one_shape(tmp_path, rng):
     assert import_data([tree], tmp_path / "b", image_size=12, channels=1).shape == (1, 12, 12)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "side", "note"),
+    [
+        ([(64, 48)], None, "are 64x48 pixels: what is not square is cut about its centre, and all"),
+        ([(512, 512)], None, "are 512x512 pixels: all become 224x224 pixels (choose another size"),
+        ([(20, 20), (30, 30)], None, "are of several sizes: all become 25x25 pixels (choose"),
+        ([(20, 20), (30, 20)], None, "are of several sizes: what is not square is cut about its"),
+        ([(64, 48)], 48, "are 64x48 pixels: what is not square is cut about its centre, and all"),
+        ([(48, 48)], None, None),
+        ([(64, 64)], 64, None),
+    ],
+    ids=str,
+)
+def test_what_becomes_of_images_of_another_shape_is_said(tmp_path, rng, sizes, side, note):
+    files = {
+        f"{name}/{i}.png": encode(rng.integers(0, 256, sizes[i % len(sizes)][::-1], dtype=np.uint8))
+        for name in ("cat", "dog")
+        for i in range(6)
+    }
+    tree = str(write_tree(tmp_path / "tree", files))
+    notes = import_data([tree], tmp_path / "out", image_size=side).notes
+    said = [line for line in notes if "pixels" in line]
+    assert [line.startswith(f"The images {note}") for line in said] == ([True] if note else [])
+    assert all(("--image-size" in line) == (side is None) for line in said)
+
+
 def test_corrupt_photo_among_a_thousand_is_left_out_and_listed(tmp_path, rng):
     files = class_folders(rng, per_class=500)
     files["cat/7.png"] = files["cat/7.png"][:40]

@@ -36,3 +36,11 @@ def test_changed_artifact_is_refused(artifact_folder, tmp_path):
     (copy / "members" / "0003-ema" / "model.safetensors").write_bytes(b"changed")
     with pytest.raises(ConfigError, match="changed or damaged since the export"):
         check_start(config(copy))
+
+
+def test_artifact_that_has_seen_validation_is_refused(selection, tmp_path):
+    scores = selection.scores | {"nested": {"accuracy": 0.0, "accuracy_se": 0.1}}
+    seen = {"trained_on": ("train", "validation"), "scores": scores}
+    folder = selection.write(tmp_path / "refitted", **seen)
+    with pytest.raises(ConfigError, match="not learned from validation.*/refitted was trained on"):
+        check_start(config(f"{folder}#7"))

@@ -138,6 +138,40 @@ def test_frozen_norms_and_dropout_stay_in_evaluation():
     assert [norm.training for norm in norms] == [False] * 5 + [True] * 2
 
 
+CNN = {"name": "cnn", "blocks": [4, [4, 4], 4], "block_dropout": 0.5, "hidden": [8, 8]}
+RATES = {"block_dropout": 0.5, "dropout": 0.5}
+
+
+@pytest.mark.parametrize(
+    "options, depth, dropping",
+    [
+        (CNN, 1, [True] * 5),
+        (CNN, 2, [False, True, True, True, True]),
+        (CNN, 5, [False, False, False, True, True]),  # the blocks, and the first of two layers
+        (CNN, 6, [False, False, False, False, True]),
+        ({"name": "dcnn", **RATES}, 2, [True] * 4),
+        ({"name": "dcnn", **RATES}, 3, [False, True, True, True]),
+        ({"name": "dcnn", **RATES}, 7, [False, False, False, True]),
+        ({"name": "hog_dcnn", "cell": 2, **RATES}, 5, [False, False, True, True]),
+    ],
+    ids=str,
+)
+def test_nothing_is_dropped_between_frozen_layers(options, depth, dropping):
+    torch.manual_seed(0)
+    network = build_model(ModelConfig(**options), 1, 7, SIDE)
+    freeze(network, depth)
+    seen, modules = [], dict(network.named_modules())
+    last = layer_groups(network)[depth - 1][-1].rpartition(".")[0]
+    modules[last].register_forward_hook(lambda *given: seen.append(given[-1].clone()))
+    x_NCHW = torch.rand(2, 1, SIDE, SIDE)
+    for mode in (train_mode, nn.Module.eval):
+        mode(network)
+        network(x_NCHW)
+    assert torch.equal(*seen)
+    train_mode(network)
+    assert [m.training for m in network.modules() if isinstance(m, nn.Dropout)] == dropping
+
+
 @pytest.mark.parametrize("options, depth", [DEPTHS[1], DEPTHS[-2]], ids=["vgg", "resnet"])
 def test_head_learns_even_where_all_groups_are_frozen(options, depth):
     network = build_model(ModelConfig(**options), 1, 7, SIDE)

@@ -16,6 +16,7 @@ from raysearch.errors import ConfigError, RunError
 from raysearch.models.registry import build_model
 from raysearch.space import load_space
 from raysearch.train.checkpoint import save_weights
+from raysearch.train.curve import write_metrics
 from raysearch.train.start import check_starts
 from raysearch.train.trial import TrialFolder, TrialRecord
 
@@ -108,6 +109,7 @@ def test_choices_that_can_meet_though_only_one_may_be_given(tmp_path):
         TrialRecord(0, train, tuple("abcdefg"), (1, 48, 48), (0.5,), (0.2,), "", parameters=1)
     )
     save_weights(files.best / "model.safetensors", network)
+    write_metrics(files.metrics, [])
     save_weights(tmp_path / "here.safetensors", network)
     text = "  pretrained: {choice: [null, here.safetensors]}\n"
     text += "  init_from: §{choice: [null, trial]}\n"

@@ -1,15 +1,18 @@
 """A trial that begins where another one stood is, from there on, what that one would have been."""
 
+import copy
 import os
 
 import pytest
 import torch
-from small_runs import TIMES, make_config, make_dataset
+from small_runs import TIMES, assert_bitwise_equal, make_config, make_dataset, weights
 
 from raysearch.probabilities import read_probabilities
 from raysearch.train import fork
 from raysearch.train.curve import read_metrics
+from raysearch.train.distributed import Workers
 from raysearch.train.fork import begin_from, take_snapshot
+from raysearch.train.loop import Training
 from raysearch.train.runner import run_trial
 from raysearch.train.trial import Fork, TrialFolder
 
@@ -80,6 +83,28 @@ def test_other_settings_leave_the_donor_and_its_snapshot_alone(donor, tmp_path, 
     assert files_in(donor.path) == before
     assert curve(child)[:4] == curve(donor)[:4]
     assert curve(child)[4:] != curve(donor)[4:]
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "muon"])
+def test_weights_are_decayed_as_the_successors_own_settings_say(optimizer):
+    """As in the donor, had its decay been changed after the epoch in which the other begins."""
+    config = make_config("vgg", optimizer=optimizer, weight_decay=0.01)
+    donor, dataset = Training(config, make_dataset(), CPU, Workers()), make_dataset()
+    donor.run_epoch()
+    state = copy.deepcopy(donor.state_dict())
+    child, unchanged = (
+        Training(config.model_copy(update={"weight_decay": decay}), dataset, CPU, Workers())
+        for decay in (0.5, 0.01)
+    )
+    for training in (child, unchanged):
+        training.load_state_dict(copy.deepcopy(state))
+        training.run_epoch()
+    name = "decoupled_decay" if optimizer == "sgd" else "weight_decay"
+    for group in donor.optimizer.param_groups:
+        group[name] = 0.5 if group[name] else 0.0
+    donor.run_epoch()
+    assert_bitwise_equal(weights(child), weights(donor))
+    assert not torch.equal(weights(unchanged)["network.0.weight"], donor.network[0].weight)
 
 
 def test_what_has_begun_does_not_begin_again(donor, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import copy
 import csv
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,21 @@ def test_global_generator_is_restored_after_an_error():
         torch.rand(1)
         raise Stopped
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_generators_of_the_gpu_in_use_alone_are_restored(monkeypatch):
+    """Torch forks those of all GPUs unless told which, and warns at length of several."""
+    calls = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda gpu: calls.append(gpu) or "state")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *given: calls.append(given))
+    with warnings.catch_warnings(action="error"):
+        with seeded(1, 2, 3):
+            pass
+        assert calls == []
+        with seeded(1, 2, 3, device=torch.device("cuda:1")):
+            assert calls == [torch.device("cuda:1")]
+        assert calls[1:] == [("state", torch.device("cuda:1"))]
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2])

@@ -198,6 +198,16 @@ def test_moving_average_is_the_plain_recurrence_buffers_too():
     assert {int(count) for count in counts} == {30}
 
 
+def test_moving_average_leaves_constants_as_they_are():
+    """Of which HOG has an infinite one, and the average of infinities is no number."""
+    network = build_model(make_config({"name": "hog_dcnn"}).model, 1, 3, 48)
+    average = MovingAverage(network, 4.0)
+    before = average.network[0](torch.rand(2, 1, 48, 48, generator=torch.manual_seed(0)))
+    average.update(network)
+    after = average.network[0](torch.rand(2, 1, 48, 48, generator=torch.manual_seed(0)))
+    assert torch.equal(before, after) and before[:, 0].any()
+
+
 def test_moving_average_without_horizon_is_the_network_itself():
     network = small_vgg()
     average = MovingAverage(network, 0.0)

@@ -68,6 +68,7 @@ def test_trial_that_began_where_others_stood_is_repeated_with_their_epochs(tmp_p
         config = begun.model_copy(update={"lr": lr, "seed": number})
         run_trial(files.path, number, config, forked_from=fork, **run)
     result, said = repeat(TrialFolder(trials / "0002"), data, tmp_path / "again")
+    assert "ended by" not in said
     assert (result["compared_epochs"], result["differences"]) == (4, [])
     assert "first trial 1, up to epoch 2" in said and "first trial 0, up to epoch 1" in said
     first = tmp_path / "again" / "from"

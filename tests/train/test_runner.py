@@ -253,6 +253,13 @@ def test_early_end_is_completed_and_says_why(tmp_path, monkeypatch):
     assert files.read_status() == expected
 
 
+@pytest.mark.parametrize("patience", [0, 2])
+def test_run_that_was_to_stand_after_an_epoch_was_not_ended_early(tmp_path, patience):
+    config = make_config(early_stopping=patience)
+    assert run(tmp_path, config, until=1) == "completed"
+    assert TrialFolder(tmp_path).read_status() == {"status": "completed", "epochs": 1, "error": ""}
+
+
 @pytest.mark.parametrize("stopped_after", [1, 3])
 def test_early_end_comes_in_the_same_epoch_after_a_restart(tmp_path, monkeypatch, stopped_after):
     score(monkeypatch, [3, 1, 2, 2, 0])

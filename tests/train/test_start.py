@@ -20,6 +20,7 @@ from raysearch.models.freeze import frozen_tensors
 from raysearch.models.registry import build_model
 from raysearch.train.distributed import Workers
 from raysearch.train.loop import Training
+from raysearch.train.refit import refit_trial
 from raysearch.train.runner import run_trial
 from raysearch.train.single import train_one
 from raysearch.train.start import check_start, read_start, resolve_start
@@ -202,6 +203,18 @@ def test_run_stands_for_its_best_trial_that_has_weights(trial, tmp_path):
     shutil.rmtree(run / "trials" / "0001" / "best")
     start = read_start(make_config(VGG, init_from=str(run)))
     assert "0002" in start.source and start.classes == CLASSES
+
+
+def test_weights_that_have_seen_validation_are_refused(trial, tmp_path):
+    again = tmp_path / "run" / "refit" / "trials" / "0000"
+    refit_trial(again, TrialFolder(trial), 1, make_dataset(), device=CPU)
+    config = make_config(VGG, init_from=str(again))
+    message = "not learned from validation images, but .*0000 has no metrics.csv.*--refit.*Name"
+    for use in (check_start, read_start):
+        with pytest.raises(ConfigError, match=message):
+            use(config)
+    with pytest.raises(ConfigError, match="no trial with weights"):
+        read_start(make_config(VGG, init_from=str(tmp_path / "run" / "refit")))
 
 
 def test_sources_that_are_none_are_named(trial, tmp_path):
