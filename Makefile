@@ -21,7 +21,7 @@ test-chaos: .venv/.ready
 	RAYSEARCH_KILLS=200 RAYSEARCH_COMMAND_KILLS=20 .venv/bin/python -m pytest \
 		tests/search/test_kills.py tests/search/test_killed_commands.py tests/search/test_ledger.py \
 		tests/search/test_stops.py tests/search/test_population.py tests/search/test_failures.py \
-		-m 'chaos or not chaos' -o timeout=3000 $(ARGS)
+		tests/search/test_tuner.py -m 'chaos or not chaos' -o timeout=3000 $(ARGS)
 
 lint: .venv/.ready
 	.venv/bin/ruff check .

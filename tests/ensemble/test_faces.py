@@ -121,7 +121,7 @@ def test_a_file_that_is_no_face_model_is_named(artifact_folder, photo, tmp_path)
 
 def test_an_opencv_without_the_cascade_is_named_with_the_remedy(monkeypatch):
     monkeypatch.delattr(cv2, "CascadeClassifier")
-    with pytest.raises(RunError, match=r"pip install 'raysearch\[faces\]'.*--face-model"):
+    with pytest.raises(RunError, match=r"pip install '\.\[faces\]'.*--face-model"):
         FaceFinder()
 
 

@@ -57,7 +57,7 @@ def press_ctrl_c() -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-@pytest.mark.parametrize("executor", ["inline", "train"])
+@pytest.mark.parametrize("executor", ["inline", pytest.param("train", marks=pytest.mark.chaos)])
 def test_ctrl_c_leaves_nothing(tmp_path, ray_here, shards_folder, write_space, executor):
     run = tmp_path / "run"
     once(lambda: epochs(run) >= 1, press_ctrl_c)

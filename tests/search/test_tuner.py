@@ -122,7 +122,7 @@ def test_trial_that_diverges_fails_alone(
     assert not left_over()
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.chaos)])
 def test_trial_that_ends_early_by_itself_is_completed(
     tmp_path, ray_here, shards_folder, write_space, space_text, workers
 ):
